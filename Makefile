@@ -1,0 +1,47 @@
+# `make demo` and `make test` each set up what they need in .venv and nowhere else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test slow lint wheel clean
+
+install: .venv/.installed
+
+# uv where it is there (much faster); plain venv and pip suffice.
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is too old: invertjax needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 2; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  { test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) .venv; } && \
+	  uv pip install --quiet --python $(BIN)/python -e '.[test]'; \
+	else \
+	  { test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'; \
+	fi
+	@touch $@
+
+demo: install
+	$(BIN)/python -m experiments.demo
+
+test: install
+	$(BIN)/python -m pytest -q
+
+slow: install
+	$(BIN)/python -m pytest -q -m slow
+
+lint: install
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ruff>=0.14' 'pyright>=1.1.400'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# The wheel holds the library alone, and imports with nothing but its own dependencies.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && wheel/bin/python -c 'import invertjax; print("wheel", invertjax.__version__, invertjax.__file__)'
+
+clean:
+	rm -rf .venv build dist

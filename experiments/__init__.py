@@ -1,0 +1,1 @@
+"""Command lines, data, files, plots and reports; run from the checkout."""

@@ -1,0 +1,119 @@
+"""`--defense=NAME:VALUE`: from text to a defense, and to its adaptive attack."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from experiments.near import near
+from invertjax import defenses, distances
+
+
+class Kind(NamedTuple):
+    """A defense that the command line offers.
+
+    build: `(key, value) -> optax.GradientTransformation`.
+    low, high: the open or closed range of the value; `expected` says it in words.
+    adapt: `distance -> distance` of an attacker who knows it; None where there is none.
+    """
+
+    build: Callable
+    accepts: Callable[[float], bool]
+    expected: str
+    adapt: Callable | None = None
+
+
+KINDS = {
+    "clip": Kind(
+        lambda key, value: defenses.clip(value),
+        lambda value: 0 < value < float("inf"),
+        "a positive global norm",
+        # The cosine distance is invariant to scale: the plain attack is the adaptive one.
+        adapt=lambda distance: distance,
+    ),
+    "gaussian": Kind(
+        defenses.gaussian_noise,
+        lambda value: 0 <= value < float("inf"),
+        "a standard deviation >= 0",
+    ),
+    "laplace": Kind(
+        defenses.laplace_noise,
+        lambda value: 0 <= value < float("inf"),
+        "a scale >= 0",
+    ),
+    "prune": Kind(
+        lambda key, value: defenses.prune(value),
+        lambda value: 0 <= value < 1,
+        "the share set to zero, in [0, 1)",
+        adapt=distances.masked,
+    ),
+    "quantise": Kind(
+        lambda key, value: defenses.quantise(value),
+        lambda value: value == int(value) and 2 <= value <= 32,
+        "a whole number of bits, 2 to 32",
+    ),
+    "sign": Kind(lambda key, value: defenses.sign(), lambda value: False, "no value"),
+}
+
+
+class Spec(NamedTuple):
+    """One parsed `--defense`."""
+
+    name: str
+    value: float | None
+
+
+def parse(text: str) -> Spec:
+    """`NAME:VALUE` (or `sign`) to a `Spec`.
+
+    Raises:
+      ValueError: naming the flag, its value and what is right.
+    """
+    name, _, value = text.partition(":")
+    if name not in KINDS:
+        raise ValueError(
+            f"--defense={text} is unknown: expected one of {', '.join(KINDS)}"
+            f"{near(name, KINDS)}"
+        )
+    if name == "sign":
+        if value:
+            raise ValueError(f"--defense={text}: expected sign without a value.")
+        return Spec(name, None)
+    kind = KINDS[name]
+    try:
+        number = float(value)
+    except ValueError:
+        number = None
+    if number is None or not kind.accepts(number):
+        raise ValueError(f"--defense={text}: expected {name}:VALUE, {kind.expected}.")
+    return Spec(name, number)
+
+
+def chained(specs: list[Spec]) -> Callable:
+    """The defenses in order, as `key -> optax.GradientTransformation`."""
+
+    def defense(key):
+        links = [
+            KINDS[spec.name].build(jax.random.fold_in(key, i), spec.value)
+            for i, spec in enumerate(specs)
+        ]
+        return optax.chain(*links) if links else optax.identity()
+
+    return defense
+
+
+def adapted(distance, specs: list[Spec]):
+    """The distance of an attacker who knows the defenses, and who has no such form.
+
+    Returns:
+      The distance, and the names of the defenses without an adaptive form.
+    """
+    without = []
+    for spec in specs:
+        adapt = KINDS[spec.name].adapt
+        if adapt is None:
+            without.append(spec.name)
+        else:
+            distance = adapt(distance)
+    return distance, without

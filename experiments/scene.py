@@ -1,0 +1,239 @@
+"""What happened at the client, and what the attacker has of it.
+
+A scene is everything numeric that an attack needs, as arrays with one row a target, and
+the functions that turn a row into an attack.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import defense_flags
+from experiments.config import Config
+from experiments.victim import Victim
+from invertjax import attacks, candidates, clients, defenses, distances, labels, layers
+from invertjax.base import Attack, Client
+
+
+class Scene(NamedTuple):
+    """One run's problem.
+
+    simulate: the client as the attacker simulates it.
+    share: its gradient on one batch, for probing labels.
+    shared: pytree that all targets share. trials: pytree of `[N, ...]`.
+    truth: `{"image": [N, B, H, W, C], "label": [N, B]}`; None for a given update.
+    shape: `(B, H, W, C)`. num_classes: K.
+    from_input: undoes a normalisation before the first layer.
+    """
+
+    simulate: Client
+    share: Client
+    shared: Any
+    trials: Any
+    truth: Any
+    shape: tuple[int, ...]
+    num_classes: int
+    from_input: Callable
+
+
+def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
+    """Clients compute and defend their updates on real batches.
+
+    Args:
+      config: resolved.
+      victim: the loss and the params.
+      truth: `{"image": [N, B, H, W, C], "label": [N, B]}`.
+      num_classes: K.
+    """
+    share, client, simulate = _clients(config, victim.loss_fn)
+    specs = [defense_flags.parse(text) for text in config.defense]
+    defended = (
+        defenses.defend(client, defense_flags.chained(specs)) if specs else client
+    )
+
+    @jax.jit
+    def observe(params, batch, i):
+        key = jax.random.fold_in(jax.random.fold_in(_key(config), 1), i)
+        raw = client(params, batch, jax.random.clone(key))
+        return {"update": defended(params, batch, key), "rms": _rms(raw)}
+
+    rows = []
+    for i in range(config.targets):
+        params = _row(victim.params, i) if victim.per_target else victim.params
+        rows.append(jax.device_get(observe(params, _row(truth, i), i)))
+    trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    shared = {}
+    (trials if victim.per_target else shared)["params"] = victim.params
+    shape = truth["image"].shape[1:]
+    return Scene(
+        simulate, share, shared, trials, truth, shape, num_classes, victim.from_input
+    )
+
+
+def given(config: Config, loss_fn, params, update, num_classes, from_input) -> Scene:
+    """An update that the reader's own code has saved."""
+    share, _, simulate = _clients(config, loss_fn)
+    row = {"update": update, "rms": np.asarray(_rms(update))}
+    trials = jax.tree.map(lambda leaf: leaf[None], row)
+    shape = (config.batch_size, *config.image_shape)
+    return Scene(
+        simulate,
+        share,
+        {"params": params},
+        trials,
+        None,
+        shape,
+        num_classes,
+        from_input,
+    )
+
+
+def with_labels(config: Config, scene: Scene, probes) -> Scene:
+    """The scene with the labels that the attacker has, or has inferred, in its trials.
+
+    Args:
+      probes: `{"image": [P, b, H, W, C], "label": [P, b]}`, public or noise images.
+    """
+    if config.labels == "joint":
+        return scene
+    if config.labels == "known":
+        found = scene.truth["label"]
+    else:
+        found = _inferred(config, scene, probes)
+    return scene._replace(trials={**scene.trials, "label": found})
+
+
+def shuffled(config: Config, scene: Scene) -> Any:
+    """The first target's trial with the coordinates of its update permuted.
+
+    The update keeps its values, leaf by leaf, and says nothing of the batch any more.
+    """
+    random = np.random.default_rng(config.seed)
+
+    def permute(leaf):
+        return random.permutation(np.ravel(leaf)).reshape(leaf.shape)
+
+    trial = jax.tree.map(lambda leaf: leaf[:1], scene.trials)
+    return {**trial, "update": jax.tree.map(permute, trial["update"])}
+
+
+def chosen_attack(config: Config, scene: Scene) -> str:
+    """The attack that is run: what `auto` picks, on all updates, or the one named."""
+    if config.attack != "auto":
+        return config.attack
+    rows = range(len(scene.trials["rms"]))
+    updates = [_row(scene.trials["update"], i) for i in rows]
+    admitted = all(attacks.admits(update, scene.shape) for update in updates)
+    return "analytic" if admitted else "inverting_gradients"
+
+
+def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attack]:
+    """`(shared, trial) -> Attack` for the driver."""
+    specs = [defense_flags.parse(text) for text in config.defense]
+
+    def adapt(distance):
+        if not config.defense_known:
+            return distance
+        return defense_flags.adapted(distance, specs)[0]
+
+    def make(shared, trial):
+        params = trial.get("params", shared.get("params"))
+        client = clients.at(scene.simulate, params, jax.random.key(0))
+        observed = trial["update"]
+        if "label" in trial:
+            candidate = candidates.pixels(scene.shape, trial["label"])
+        else:
+            candidate = candidates.pixels(scene.shape, num_classes=scene.num_classes)
+        if name == "analytic":
+            invert = scene.from_input
+            return attacks.analytic(client, observed, candidate, from_input=invert)
+        if name == "inverting_gradients":
+            return attacks.inverting_gradients(
+                client,
+                observed,
+                candidate,
+                steps=config.steps,
+                learning_rate=config.attack_lr,
+                total_variation=config.total_variation,
+                distance=adapt(distances.cosine),
+            )
+        # idlg is deep_leakage with the label inferred, which `with_labels` has done.
+        return attacks.deep_leakage(
+            client,
+            observed,
+            candidate,
+            steps=config.steps,
+            distance=adapt(distances.squared),
+        )
+
+    return make
+
+
+def _clients(config, loss_fn):
+    """The gradient, the client as it is, and the client as the attacker simulates it."""
+    share = clients.gradient(loss_fn)
+    if not config.local_steps:
+        return share, share, share
+
+    def local(shuffle):
+        return clients.local_sgd(
+            loss_fn,
+            optax.sgd(config.local_lr),
+            steps=config.local_steps,
+            batch_size=config.local_batch,
+            shuffle=shuffle,
+        )
+
+    client = local(config.local_shuffle)
+    # An attacker without the order simulates the batch's; without the steps, a gradient.
+    return share, client, local(False) if config.local_known else share
+
+
+def _inferred(config, scene, probes):
+    # The update of plain SGD is about learning_rate * steps times a gradient.
+    steps = config.local_steps or 1
+    rate = config.local_lr if config.local_steps else 1.0
+    key = jax.random.fold_in(_key(config), 2)
+
+    @jax.jit
+    def one(params, update, i):
+        if config.batch_size == 1:  # exact, and needs no probes
+            last = layers.last(update, scene.num_classes)
+            return labels.idlg(last.weight, last.bias)[None]
+        counts = labels.recover(
+            jax.random.fold_in(key, i),
+            scene.share,
+            params,
+            update,
+            batch_size=config.batch_size,
+            num_classes=scene.num_classes,
+            probe_batches=probes,
+            learning_rate=rate,
+            steps=steps,
+        )
+        return labels.from_counts(counts, config.batch_size)
+
+    found = []
+    for i in range(len(scene.trials["rms"])):
+        trial = _row(scene.trials, i)
+        params = trial.get("params", scene.shared.get("params"))
+        found.append(np.asarray(one(params, trial["update"], i)))
+    return np.stack(found)
+
+
+def _key(config):
+    return jax.random.key(config.seed)
+
+
+def _rms(tree):
+    leaves = jax.tree.leaves(tree)
+    total = sum(jnp.sum(leaf**2) for leaf in leaves)
+    return jnp.sqrt(total / sum(leaf.size for leaf in leaves))
+
+
+def _row(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)

@@ -1,0 +1,149 @@
+"""The network whose updates are attacked: built, trained or loaded."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import models
+from experiments import updates
+from experiments.config import Config
+from invertjax import convolutions, losses
+
+
+class Victim(NamedTuple):
+    """A loss and the params it is taken at.
+
+    loss_fn: `(params, batch) -> []`.
+    params: pytree; leading axis [N] where every target has a network of its own.
+    per_target: whether it has.
+    from_input: `[H*W*C] -> [H*W*C]`, undoes the normalisation of the first layer.
+    notes: what the report says of it.
+    """
+
+    loss_fn: Callable
+    params: Any
+    per_target: bool
+    from_input: Callable
+    notes: dict
+
+
+def network(config: Config, image_shape, num_classes) -> models.Network:
+    """The architecture of `--model`; `ValueError` where sizes do not fit."""
+    return models.build(
+        config.model,
+        image_shape=image_shape,
+        num_classes=num_classes,
+        activation=config.activation,
+        norm=config.norm,
+        init=config.init,
+        width=config.width,
+    )
+
+
+def build(config: Config, image_shape, num_classes, train_data, progress) -> Victim:
+    """The victim of a simulated run: untrained, trained now, or from a checkpoint.
+
+    Args:
+      config: resolved.
+      image_shape: (H, W, C).
+      num_classes: K.
+      train_data: `() -> Dataset`, called only if training is needed.
+      progress: `(iterable, name) -> iterable`, a progress bar.
+    """
+    net = network(config, image_shape, num_classes)
+    key = jax.random.key(config.seed)
+    params, buffers = jax.jit(net.init)(key)
+    notes = {"trained_steps": 0}
+    per_target = config.networks == "per_target"
+    if per_target:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+            jnp.arange(config.targets)
+        )
+        params = jax.vmap(lambda key: net.init(key)[0])(keys)
+    elif config.trained:
+        params, buffers, notes = _trained(
+            config, net, params, buffers, train_data, progress
+        )
+    return Victim(
+        loss(net, buffers, config.norm_mode == "train"),
+        params,
+        per_target,
+        denormaliser(net, image_shape),
+        notes,
+    )
+
+
+def _networks(net, key, count):
+    """Network i from `fold_in(key, i)`, stacked on the host."""
+    init = jax.jit(lambda i: net.init(jax.random.fold_in(key, i))[0])
+    rows = [jax.device_get(init(i)) for i in range(count)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def loss(net: models.Network, buffers, train: bool) -> Callable:
+    """Cross-entropy of a network; changes of its buffers are dropped."""
+    return losses.classification(
+        lambda params, images: net.apply(params, buffers, images, train)[0]
+    )
+
+
+def denormaliser(net: models.Network, image_shape) -> Callable:
+    """`[H*W*C] -> [H*W*C]`: undoes (image - mean) / std, the network's first layer."""
+    mean, std = np.asarray(net.mean, np.float32), np.asarray(net.std, np.float32)
+
+    def from_input(flat):
+        image = flat.reshape(image_shape)
+        return (image * std[None, None] + mean[None, None]).reshape(-1)
+
+    return from_input
+
+
+def _trained(config, net, params, buffers, train_data, progress):
+    file = config.checkpoint
+    if file is not None and pathlib.Path(file).exists():
+        arrays = updates.load(file, "checkpoint")
+        like = {"params": params, "buffers": buffers}
+        loaded = updates.as_tree(arrays, like, "checkpoint")
+        return loaded["params"], loaded["buffers"], {"checkpoint": file}
+    params, buffers, accuracy = _train(
+        config, net, params, buffers, train_data(), progress
+    )
+    if file is not None:
+        pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+        updates.save(file, {"params": params, "buffers": buffers})
+    notes = {"trained_steps": config.train_steps, "train_accuracy": accuracy}
+    return params, buffers, notes
+
+
+def _train(config, net, params, buffers, data, progress, batch_size=64, chunk=20):
+    """SGD with momentum 0.9 on batches of 64; accuracy on the last 20 batches."""
+    optimizer = optax.sgd(config.train_lr, momentum=0.9)
+
+    def value(params, buffers, images, labels):
+        logits, buffers = net.apply(params, buffers, images, True)
+        hits = jnp.mean(jnp.argmax(logits, -1) == labels)
+        return losses.cross_entropy(logits, labels), (buffers, hits)
+
+    if convolutions.preferred():
+        value = convolutions.as_matrix_products(value)
+
+    def step(carry, batch):
+        params, buffers, state = carry
+        grads, (buffers, hits) = jax.grad(value, has_aux=True)(params, buffers, *batch)
+        delta, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, delta), buffers, state), hits
+
+    many = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches))
+    random = np.random.default_rng(config.seed)
+    carry = (params, buffers, optimizer.init(params))
+    hits = jnp.zeros(1)
+    for first in progress(range(0, config.train_steps, chunk), "training the victim"):
+        count = min(chunk, config.train_steps - first)
+        rows = random.integers(len(data.images), size=(count, batch_size))
+        carry, hits = many(carry, (data.images[rows], data.labels[rows]))
+    return carry[0], carry[1], float(jnp.mean(hits))

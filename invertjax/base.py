@@ -1,0 +1,93 @@
+"""The vocabulary: what clients, distances, priors, candidates and attacks are.
+
+A client is a function from a batch to an update. A defense changes the update.
+An attack runs the client backwards.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Key = jax.Array
+Params = Any  # pytree of arrays
+Batch = Any  # by default {"image": [B, H, W, C] in [0, 1], "label": [B] or [B, K]}
+Update = Any  # pytree with the structure and shapes of Params
+Point = Any  # pytree of arrays: what an optimiser moves; a Candidate decodes it
+
+Loss = Callable[[Params, Batch], jax.Array]
+Client = Callable[[Params, Batch, Key], Update]
+Objective = Callable[[Point, jax.Array], jax.Array]
+Prior = Callable[[Batch, jax.Array], jax.Array]
+
+
+class Candidate(NamedTuple):
+    """What is optimised, and how it becomes a batch.
+
+    init: `key -> z`, a random start; the key is consumed.
+    decode: `z -> batch`; known labels are closed over here.
+    project: `z -> z`, back into the valid set after every step.
+    """
+
+    init: Callable[[Key], Point]
+    decode: Callable[[Point], Batch]
+    project: Callable[[Point], Point]
+
+
+class Distance(NamedTuple):
+    """How far a guessed update is from the observed one.
+
+    residual: `(guess, observed) -> pytree`, zero where they agree.
+    reduce: `residual -> []`, a scalar to minimise.
+
+    First-order attacks minimise `reduce(residual(guess, observed))`; least-squares
+    attacks use the residual itself.
+    """
+
+    residual: Callable[[Update, Update], Any]
+    reduce: Callable[[Any], jax.Array]
+
+    def __call__(self, guess: Update, observed: Update) -> jax.Array:
+        return self.reduce(self.residual(guess, observed))
+
+
+class Stop:
+    """Why a trial ended (`Result.stopped`)."""
+
+    BUDGET = 0  # all its steps were taken
+    NON_FINITE = 1  # loss or gradient became NaN or infinite; best so far is kept
+    INTERRUPTED = 2  # the caller interrupted; best so far is kept
+
+    NAMES = ("budget", "non-finite", "interrupted")
+
+
+class Result(NamedTuple):
+    """What an attack found.
+
+    batch: pytree `[B, ...]`, the best iterate, decoded.
+    loss: `[]`, the objective of that same iterate; `inf` where none was finite.
+    losses: `[steps]`, the objective before each step; NaN where no step was taken.
+    steps: `[]` int32, steps taken.
+    stopped: `[]` int32, a code of `Stop`.
+    """
+
+    batch: Batch
+    loss: jax.Array
+    losses: jax.Array
+    steps: jax.Array
+    stopped: jax.Array
+
+
+class Attack(NamedTuple):
+    """An attack on one observed update, as three pure functions.
+
+    init: `key -> state`; the key is consumed.
+    advance: `(state, n) -> state` after `n` (traced int) further steps.
+    result: `state -> Result`, at any time.
+    steps: the budget; 0 for a closed form, which is finished after `init`.
+    """
+
+    init: Callable[[Key], Any]
+    advance: Callable[[Any, jax.Array], Any]
+    result: Callable[[Any], Result]
+    steps: int

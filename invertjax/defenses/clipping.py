@@ -1,0 +1,35 @@
+"""A bound on the norm of an update."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from invertjax.defenses import ranges
+
+
+def clip(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformation:
+    """Scales an update g down to norm `max_norm` if it is longer, g min(1, c / |g|).
+
+    The norm is that of the whole tree. Pascanu et al. (2013), section 3.2; Geyer et al.
+    (2017), Algorithm 1, for clients. No protection by itself: attacks that compare
+    directions do not see it. Equal to `optax.clip_by_global_norm`, and unlike that
+    also differentiable where the update is zero, and in any dtype for an array.
+
+    Args:
+      max_norm: `[]`, > 0.
+
+    Raises:
+      ValueError: on a number out of range.
+    """
+    ranges.check("max_norm", max_norm, above=0)
+
+    def clipped(updates, params=None):
+        del params
+        squared = optax.tree.norm(updates, squared=True)
+        bound = jnp.asarray(max_norm, squared.dtype)
+        # maximum: the root of zero has no derivative, not even in the untaken branch
+        factor = bound * jax.lax.rsqrt(jnp.maximum(squared, bound**2))
+        factor = jnp.where(squared > bound**2, factor, 1)
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), updates)
+
+    return optax.stateless(clipped)

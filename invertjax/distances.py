@@ -1,0 +1,88 @@
+"""Distances between updates: a residual, and a reduction of it to a scalar."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from invertjax.base import Distance, Update
+
+
+def _difference(guess, observed):
+    return jax.tree.map(jnp.subtract, guess, observed)
+
+
+def _unit(tree):
+    """`tree / |tree|`, and zero for zero. No epsilon: exact under scaling by 2^k."""
+    squares = optax.tree.norm(tree, squared=True)
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    return jax.tree.map(lambda leaf: leaf / norm, tree)
+
+
+def _sum(tree):
+    return sum(jax.tree.leaves(tree), start=jnp.zeros(()))
+
+
+# Sum over all coordinates of (guess - observed)^2: Zhu et al. (2019), "Deep Leakage
+# from Gradients", equation 4; the negative log-likelihood under Gaussian noise.
+squared = Distance(_difference, lambda r: optax.tree.norm(r, squared=True))
+
+# Sum over all coordinates of |guess - observed|: the negative log-likelihood under
+# Laplace noise, Balunovic et al. (2022), "Bayesian Framework for Gradient Leakage".
+l1 = Distance(
+    _difference,
+    lambda r: _sum(jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), r)),
+)
+
+# 1 - <guess, observed> / (|guess| |observed|) over the whole update: Geiping et al.
+# (2020), "Inverting Gradients", equation 4. Written as half the squared distance of the
+# unit vectors: the same number, without the cancellation of 1 - cos near agreement, and
+# a least-squares problem. Invariant to positive scaling of either update.
+cosine = Distance(
+    lambda guess, observed: _difference(_unit(guess), _unit(observed)),
+    lambda r: 0.5 * optax.tree.norm(r, squared=True),
+)
+
+
+def weighted(distance: Distance, weights: Update) -> Distance:
+    """`distance` with the residual of every leaf multiplied by its weight.
+
+    Args:
+      distance: any distance.
+      weights: pytree with the update's structure; scalars (one weight a layer) or
+        arrays that broadcast to the leaf. With `squared`, a weight w counts w^2-fold.
+    """
+
+    def residual(guess, observed):
+        return jax.tree.map(
+            lambda leaf, weight: leaf * weight, distance.residual(guess, observed), weights
+        )
+
+    return Distance(residual, distance.reduce)
+
+
+def per_layer(distance: Distance) -> Distance:
+    """`distance` taken leaf by leaf and averaged, so that every layer counts alike."""
+
+    def residual(guess, observed):
+        return jax.tree.map(distance.residual, guess, observed)
+
+    def reduce(residuals):
+        leaves = jax.tree.leaves(residuals)
+        return sum((distance.reduce(leaf) for leaf in leaves), jnp.zeros(())) / len(leaves)
+
+    return Distance(residual, reduce)
+
+
+def masked(distance: Distance) -> Distance:
+    """`distance` over the coordinates that a pruned update still shows.
+
+    A coordinate that the observed update has set to zero says (almost) nothing about
+    its true value; the attacker who knows of the pruning ignores it. Balunovic et al.
+    (2022), section 5.
+    """
+
+    def residual(guess, observed):
+        visible = jax.tree.map(lambda g, o: jnp.where(o != 0, g, 0.0), guess, observed)
+        return distance.residual(visible, observed)
+
+    return Distance(residual, distance.reduce)

@@ -1,0 +1,109 @@
+"""Convolutions, then dense layers: the form of every network here without shortcuts."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models import layers
+from models.spec import Spec
+
+
+class Step(NamedTuple):
+    """One convolution: its channels, kernel side, stride, and the pooling after it."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    window: int = 1
+
+
+class Chain(nnx.Module):
+    """Convolution - norm - activation - pooling, ..., then dense layers.
+
+    Hidden dense layers, too, are followed by norm and activation; the last one by
+    nothing. Parameters: `layers/i` in order, and `norms/i` after `layers/i`.
+
+    Args:
+      spec: see `Spec`.
+      rngs: initialises the layers.
+      steps: the convolutions.
+      hidden: units of the hidden dense layers.
+      reduce: how windows are pooled, `jnp.mean` or `jnp.max`.
+      flatten: dense layers see every pixel if true, else the mean over pixels.
+
+    Raises:
+      ValueError: the image is too small for the pooling.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        rngs: nnx.Rngs,
+        *,
+        steps: Sequence[Step] = (),
+        hidden: Sequence[int] = (),
+        reduce: Callable = jnp.mean,
+        flatten: bool = True,
+    ):
+        height, width, channels = _shape_after(steps, spec.image_shape)
+        widths = [height * width * channels if flatten else channels, *hidden]
+        inputs = [spec.image_shape[2], *(step.channels for step in steps)]
+        self.layers = nnx.List(
+            [
+                layers.convolution(
+                    spec, i, s.channels, rngs, kernel=s.kernel, stride=s.stride
+                )
+                for i, s in zip(inputs, steps, strict=False)
+            ]
+            + [
+                layers.dense(spec, i, o, rngs)
+                for i, o in zip(widths, [*hidden, spec.num_classes], strict=True)
+            ]
+        )
+        outputs = [*inputs[1:], *hidden]
+        self.norms = nnx.List([layers.norm(spec, o, rngs) for o in outputs])
+        self.activation = layers.ACTIVATIONS[spec.activation]
+        self.windows = tuple(step.window for step in steps)
+        self.reduce = reduce
+        self.flatten = flatten
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` normalised images to `[B, num_classes]` logits."""
+        features = images
+        for i, window in enumerate(self.windows):
+            features = layers.pool(self._hidden(i, features), window, self.reduce)
+        if self.flatten:
+            features = features.reshape(features.shape[0], -1)
+        else:
+            features = features.mean((1, 2))
+        for i in range(len(self.windows), len(self.norms)):
+            features = self._hidden(i, features)
+        return self.layers[-1](features)
+
+    def _hidden(self, i: int, features: jax.Array) -> jax.Array:
+        return self.activation(self.norms[i](self.layers[i](features)))
+
+
+def _shape_after(
+    steps: Sequence[Step], image_shape: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    height, width, channels = image_shape
+    for step in steps:
+        height, width = (-(-n // step.stride) // step.window for n in (height, width))
+        channels = step.channels
+    if min(height, width) < 1:
+        raise ValueError(
+            f"Expected image_shape={image_shape} with height and width of at least "
+            f"{_smallest_side(steps)}: pooling leaves nothing of less."
+        )
+    return height, width, channels
+
+
+def _smallest_side(steps: Sequence[Step]) -> int:
+    side = 1
+    for step in reversed(steps):
+        side = (side * step.window - 1) * step.stride + 1
+    return side

@@ -1,0 +1,98 @@
+"""A flax module as three pure functions over plain dicts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models import layers
+
+Params = dict[Any, Any]
+Buffers = dict[Any, Any]
+
+
+class Network(NamedTuple):
+    """A network as pure functions, for `jit`, `vmap`, `grad` and `scan`.
+
+    Params and buffers are plain nested dicts. Items of a list have integer keys, so
+    that joined paths read `layers/0/kernel`.
+
+    Attributes:
+      init: `key -> (params, buffers)`. Buffers hold the running mean and variance of
+        every batch norm; `{}` where there is none.
+      apply: `(params, buffers, images, train) -> (logits, buffers)`. `images` is
+        `[B, H, W, C]`, float in [0, 1]; `train` is a Python bool: batch norms take
+        the batch's statistics and move the buffers if true, and else take the
+        buffers. Logits are `[B, num_classes]`. Raises ValueError for images of another
+        shape or of integers.
+      statistics: `(params, images) -> buffers`: the mean and (biased) variance of what
+        enters every batch norm in training, in the structure of the buffers.
+        `{}` where there is no batch norm. Differentiable in both arguments, for the
+        prior of Yin et al. (2021), "See through Gradients".
+    """
+
+    init: Callable[[jax.Array], tuple[Params, Buffers]]
+    apply: Callable[[Params, Buffers, jax.Array, bool], tuple[jax.Array, Buffers]]
+    statistics: Callable[[Params, jax.Array], Buffers]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def network(
+    make: Callable[[nnx.Rngs], Any],
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Network:
+    """Wraps a module, preceded by the normalisation (image - mean) / std.
+
+    Args:
+      make: `rngs -> nnx.Module` with variables of the kinds `nnx.Param` and
+        `nnx.BatchStat` only.
+      image_shape: (height, width, channels) that the module accepts.
+      mean: one value a channel.
+      std: one positive value a channel.
+    """
+
+    def init(key):
+        _, params, buffers = _split(make(nnx.Rngs(key)))
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
+
+    graph, _, abstract = _split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    abstract = nnx.to_pure_dict(abstract)
+
+    def run(params, buffers, images, **attributes):
+        _check_images(images, image_shape)
+        # Without a copy, batch norms would write into a trace that is not theirs.
+        model = nnx.merge(graph, params, buffers, copy=True)
+        model.set_attributes(**attributes, raise_if_not_found=False)
+        logits = model(layers.normalise(images, mean, std))
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    def apply(params, buffers, images, train):
+        return run(params, buffers, images, use_running_average=not train)
+
+    def statistics(params, images):
+        old = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+        # With no momentum, what is left behind is the batch's.
+        return run(params, old, images, use_running_average=False, momentum=0.0)[1]
+
+    return Network(init, apply, statistics, tuple(mean), tuple(std))
+
+
+def _split(model):
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+
+def _check_images(images: jax.Array, image_shape: tuple[int, int, int]) -> None:
+    if images.shape[1:] != tuple(image_shape):
+        raise ValueError(
+            f"Expected images of shape {images.shape} to be (batch, *{image_shape})."
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"Expected images of dtype {images.dtype} to be floats in [0, 1]: "
+            "divide pixels by 255."
+        )

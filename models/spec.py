@@ -1,0 +1,52 @@
+"""What a network is built from, and what an architecture says about itself."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flax import nnx
+
+
+class Spec(NamedTuple):
+    """Everything that an architecture needs to know, checked by `models.build`.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      num_classes: number of logits.
+      activation: a key of `layers.ACTIVATIONS`.
+      norm: a key of `layers.NORMS`.
+      init: a key of `layers.INITS`.
+      width: channels (or units) of the first layer; the others are multiples of it.
+      stem: "cifar" or "imagenet" where the architecture has the choice, else None.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    activation: str
+    norm: str
+    init: str
+    width: int
+    stem: str | None
+
+
+class Defaults(NamedTuple):
+    """What an architecture uses where nothing else is asked for; see `Spec`.
+
+    `stem` is "auto" (chosen by the size of the images) or None (there is no choice).
+    """
+
+    activation: str
+    norm: str
+    init: str
+    width: int
+    stem: str | None = None
+
+
+class Architecture(NamedTuple):
+    """`make(spec, rngs)` returns a module from normalised images to logits.
+
+    The module's last layer is dense with a bias. Layers that behave differently in
+    evaluation have an attribute `use_running_average`, which `Network.apply` sets.
+    """
+
+    make: Callable[[Spec, nnx.Rngs], nnx.Module]
+    defaults: Defaults

@@ -1,0 +1,1 @@
+/work/main/invertjax/layers.py
