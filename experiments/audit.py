@@ -11,10 +11,13 @@ import numpy as np
 import optax
 
 import invertjax
-from experiments import baselines, data, report, scene, updates, victim
+from experiments import baselines, data, defense_flags, report, scene, updates, victim
 from experiments.config import Config
 from invertjax import driver, labels, metrics
 from invertjax.base import Stop
+
+
+PUBLIC = 512  # images outside the targets, for label counts and baselines
 
 
 class Prepared(NamedTuple):
@@ -64,23 +67,45 @@ def read(config: Config) -> Sources:
         updates.check_finite(params, "params")
         return Sources(None, None, config.num_classes or 0, update, params)
     count = config.targets * config.batch_size
-    options = dict(data_dir=config.data_dir, image_size=config.image_size)
-    held = data.load(config.dataset, config.split, limit=count, **options)
-    if len(held.images) < count:
+    there = _data(config, config.split, data.check, None)
+    if there < count:
         raise ValueError(
             f"--batch_size={config.batch_size} times --targets={config.targets} needs "
-            f"{count} images; --dataset={config.dataset} --split={config.split} has "
-            f"{len(held.images)}."
+            f"{count} images: --dataset={config.dataset} --split={config.split} has "
+            f"{there}."
         )
-    _check_labels(held)
+    limit = None if config.train_steps else PUBLIC
+    _data(config, config.train_split, data.check, limit)
+    held = _data(config, config.split, data.load, count)
+    public = _data(config, config.train_split, data.load, limit)
+    for part in (held, public):
+        _check_labels(part)
     shape = (config.targets, config.batch_size)
+    images, labels = held.images, held.labels
     truth = {
-        "image": held.images[:count].reshape(*shape, *held.images.shape[1:]),
-        "label": held.labels[:count].reshape(shape),
+        "image": images.astype(_dtype(config)).reshape(*shape, *images.shape[1:]),
+        "label": labels.reshape(shape),
     }
-    limit = None if config.train_steps else 512
-    public = data.load(config.dataset, config.train_split, limit=limit, **options)
     return Sources(truth, public, held.num_classes)
+
+
+def _data(config, split, read, limit):
+    """`data.load` or `data.check`, whose errors then name the flags."""
+    try:
+        return read(
+            config.dataset,
+            split,
+            config.data_dir,
+            image_size=config.image_size,
+            limit=limit,
+        )
+    except ValueError as error:
+        named = f"--dataset={config.dataset} --split={split}"
+        raise ValueError(f"{named}: {error}") from None
+
+
+def _dtype(config):
+    return np.float64 if config.x64 else np.float32
 
 
 def prepare(config: Config, sources: Sources, bars: Bars = Bars()) -> Prepared:
@@ -185,6 +210,13 @@ def summarise(prepared: Prepared, rows: list[dict], measured: dict, null: dict) 
         summary["truth"] = "not given: no PSNR can be computed"
         losses = [np.inf if row["loss"] is None else row["loss"] for row in rows]
         summary["verdict"] = report.verdict_blind(float(np.mean(losses)))
+    rms = [row["update_rms"] for row in rows]
+    summary["update_rms_mean"] = float(np.mean(rms))
+    summary["defense_to_rms"] = {
+        f"{spec.name}:{spec.value:g}": spec.value / float(np.mean(rms))
+        for spec in map(defense_flags.parse, config.defense)
+        if spec.name in ("gaussian", "laplace")
+    }
     summary["victim"] = prepared.notes
     summary["threat_model"] = report.threat_model(config, prepared.attack)
     return summary
@@ -245,6 +277,7 @@ def _prepare_given(config, sources):
         update = updates.as_tree(sources.update, like, "update")
         loss_fn = victim.loss(net, buffers, config.norm_mode == "train")
         from_input = victim.denormaliser(net, shape)
+    _check_loss(config, loss_fn, params, shape)
     stage = scene.given(config, loss_fn, params, update, classes, from_input)
     probes = labels.noise_batches(
         jax.random.key(config.seed), 8, config.batch_size, shape, classes
@@ -262,6 +295,25 @@ def _imported(text):
         raise ValueError(
             f"--loss={text}: expected module:function that can be imported ({error})."
         ) from None
+
+
+def _check_loss(config, loss_fn, params, shape):
+    """Tries the loss on the shapes of a batch; computes nothing."""
+    image = jax.ShapeDtypeStruct((config.batch_size, *shape), _dtype(config))
+    label = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
+    named = f"--loss={config.loss}" if config.loss else f"--model={config.model}"
+    try:
+        value = jax.eval_shape(loss_fn, params, {"image": image, "label": label})
+    except Exception as error:  # the reader's own code may raise anything
+        raise ValueError(
+            f"{named} fails on images of shape {image.shape} with these params: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    if getattr(value, "shape", None) != ():
+        raise ValueError(
+            f"{named} returns shape {getattr(value, 'shape', type(value))}: expected a "
+            "scalar."
+        )
 
 
 def _probes(config, public):

@@ -108,8 +108,15 @@ def main(argv: list[str]) -> int:
             resume=_RESUME.value,
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted before the first result.", file=sys.stderr)
+        return terminal.INTERRUPTED
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def entry() -> None:
@@ -117,7 +124,7 @@ def entry() -> None:
     try:
         flags.FLAGS(sys.argv)
     except flags.Error as error:
-        print(f"error: {error}".splitlines()[0], file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     app.run(main)
 

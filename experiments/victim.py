@@ -57,7 +57,7 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
     """
     net = network(config, image_shape, num_classes)
     key = jax.random.key(config.seed)
-    params, buffers = jax.jit(net.init)(key)
+    params, buffers = _precise(config, jax.jit(net.init)(key))
     notes = {"trained_steps": 0}
     per_target = config.networks == "per_target"
     if per_target:
@@ -78,6 +78,13 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
     )
 
 
+def _precise(config, tree):
+    """Flax makes float32 params whatever JAX's own precision."""
+    if not config.x64:
+        return tree
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
 def _networks(net, key, count):
     """Network i from `fold_in(key, i)`, stacked on the host."""
     init = jax.jit(lambda i: net.init(jax.random.fold_in(key, i))[0])
@@ -94,7 +101,7 @@ def loss(net: models.Network, buffers, train: bool) -> Callable:
 
 def denormaliser(net: models.Network, image_shape) -> Callable:
     """`[H*W*C] -> [H*W*C]`: undoes (image - mean) / std, the network's first layer."""
-    mean, std = np.asarray(net.mean, np.float32), np.asarray(net.std, np.float32)
+    mean, std = jnp.asarray(net.mean), jnp.asarray(net.std)
 
     def from_input(flat):
         image = flat.reshape(image_shape)

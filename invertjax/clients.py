@@ -81,7 +81,11 @@ def local_sgd(
         raise ValueError(
             f"Expected one of steps={steps} and epochs={epochs}, got both or none."
         )
-    for name, value in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size)):
+    for name, value in (
+        ("steps", steps),
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+    ):
         if value is not None and value < 1:
             raise ValueError(f"Expected {name}={value} >= 1.")
     share = gradient(loss_fn, two_pass=two_pass, matrix_products=matrix_products)
@@ -90,7 +94,9 @@ def local_sgd(
         size = jax.tree.leaves(batch)[0].shape[0]
         rows = size if batch_size is None else batch_size
         if rows > size:
-            raise ValueError(f"Expected batch_size={rows} <= {size}, the rows there are.")
+            raise ValueError(
+                f"Expected batch_size={rows} <= {size}, the rows there are."
+            )
         count = steps if steps is not None else epochs * -(-size // rows)
         order = _order(key, size, count * rows, shuffle).reshape(count, rows)
 

@@ -54,7 +54,9 @@ def weighted(distance: Distance, weights: Update) -> Distance:
 
     def residual(guess, observed):
         return jax.tree.map(
-            lambda leaf, weight: leaf * weight, distance.residual(guess, observed), weights
+            lambda leaf, weight: leaf * weight,
+            distance.residual(guess, observed),
+            weights,
         )
 
     return Distance(residual, distance.reduce)
@@ -68,7 +70,9 @@ def per_layer(distance: Distance) -> Distance:
 
     def reduce(residuals):
         leaves = jax.tree.leaves(residuals)
-        return sum((distance.reduce(leaf) for leaf in leaves), jnp.zeros(())) / len(leaves)
+        return sum((distance.reduce(leaf) for leaf in leaves), jnp.zeros(())) / len(
+            leaves
+        )
 
     return Distance(residual, reduce)
 

@@ -254,8 +254,8 @@ def _check(trials, keys):
     for leaf in jax.tree.leaves(trials):
         if jnp.shape(leaf)[:1] != keys.shape[:1]:
             raise ValueError(
-                f"Expected every leaf of trials to have leading axis N={keys.shape[0]}, "
-                f"got shape {jnp.shape(leaf)}."
+                f"Expected every leaf of trials to have N={keys.shape[0]} rows, got "
+                f"shape {jnp.shape(leaf)}."
             )
     return keys.shape[0]
 

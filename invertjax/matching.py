@@ -172,7 +172,9 @@ def _searches(opt_state):
 
 def _check_structure(client, observed, candidate):
     key = jax.eval_shape(lambda: jax.random.key(0))
-    guess = jax.eval_shape(lambda key: client(candidate.decode(candidate.init(key))), key)
+    guess = jax.eval_shape(
+        lambda key: client(candidate.decode(candidate.init(key))), key
+    )
     if jax.tree.structure(guess) != jax.tree.structure(observed):
         raise ValueError(
             f"Expected an update with the tree {jax.tree.structure(guess)}, got "

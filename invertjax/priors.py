@@ -101,7 +101,7 @@ def _isotropic(image):
     down = jnp.diff(image, axis=-3, append=image[..., -1:, :, :])
     right = jnp.diff(image, axis=-2, append=image[..., -1:, :])
     squares = down**2 + right**2
-    # The derivative of sqrt at 0 is infinite, and 0 * inf is NaN: hide it from autodiff.
+    # sqrt has an infinite derivative at 0, and 0 * inf is NaN: hide it from autodiff.
     return jnp.mean(
         jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
     )

@@ -232,10 +232,20 @@ def test_probe_is_the_mean_probability():
         np.testing.assert_allclose(found, expected, atol=1e-6)  # float32 sums
 
 
+def _skewed_rows(size):
+    """20 clients whose classes are Dirichlet(.5): equal counts are a poor guess."""
+    rng = np.random.default_rng(7)
+    shares = rng.dirichlet(np.full(_K, 0.5), 20)
+    classes = np.stack([rng.choice(_K, size, p=share) for share in shares])
+    return 60 * classes + rng.integers(0, 60, classes.shape)
+
+
+# over three seeds, the worst of sizes 8 to 128 was .956, .908 and .881
 @pytest.mark.parametrize(
-    "trained, public, least", [(False, False, 0.95), (True, True, 0.85)]
+    "trained, public, least",
+    [(False, True, 0.95), (False, False, 0.88), (True, True, 0.85)],
 )
-def test_counts_of_random_batches(trained, public, least):
+def test_counts_of_skewed_clients(trained, public, least):
     params = _params(trained)
     if public:
         probes = _batches(_photos()[0], 5, 8, 100)
@@ -246,14 +256,12 @@ def test_counts_of_random_batches(trained, public, least):
     private = _photos()[1]
     gradients = np.asarray(_bias_gradients(params, private))
     for size in (8, 32, 128):
-        rows = np.random.default_rng(7).integers(0, 600, (20, size))
-        true = private["label"][rows]
-        updates = gradients[rows].mean(1)
+        rows = _skewed_rows(size)
+        true, updates = private["label"][rows], gradients[rows].mean(1)
         recall = _recall(true, np.asarray(_vmapped_counts(updates, mean_p, size)))
         assert recall >= least, size
-        # equal counts for all must do worse, or these batches are no test
         blind = _vmapped_counts(0 * updates, np.full(_K, 1 / _K, np.float32), size)
-        assert recall > _recall(true, np.asarray(blind)) + 0.05
+        assert recall > _recall(true, np.asarray(blind)) + 0.3
 
 
 def _recover(key, params, update, **options):

@@ -19,6 +19,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 CIFAR = {"image_shape": (32, 32, 3), "num_classes": 10}
 MNIST = {"image_shape": (28, 28, 1), "num_classes": 10}
 TINY = {"image_shape": (9, 9, 3), "num_classes": 3, "width": 2}
+# Even sides, where padding as "SAME" is lopsided; no normalisation.
+EVEN = TINY | {"image_shape": (8, 6, 3), "mean": (0,) * 3, "std": (1,) * 3}
+STATS = ("mean", "var")
 CHAINS = tuple(name for name in models.NAMES if "resnet" not in name)
 
 
@@ -121,14 +124,11 @@ def test_convnet_has_the_published_size():
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_last_layer_is_dense_with_bias(name):
-    params, _, logits = shapes(name, **MNIST)
-    matrices = {p: leaf for p, leaf in flat(params).items() if leaf.ndim == 2}
-    last = "head" if "resnet" in name else list(flat(params))[-1].rpartition("/")[0]
-    if "resnet" not in name and models.DEFAULTS[name].norm != "none":
-        last = f"layers/{max(params['layers'])}"
-    assert matrices[f"{last}/kernel"].shape[1] == 10
-    assert flat(params)[f"{last}/bias"].shape == (10,)
-    assert logits == (2, 10)
+    params, _, _ = shapes(name, **MNIST)
+    chain = name in CHAINS
+    last = params["layers"][max(params["layers"])] if chain else params["head"]
+    assert last["kernel"].ndim == 2 and last["kernel"].shape[1] == 10
+    assert last["bias"].shape == (10,)
 
 
 def test_paths_of_parameters():
@@ -145,12 +145,9 @@ def test_paths_of_parameters():
     assert "stem/bias" in flat(shapes("resnet18", norm="none", **MNIST)[0])
 
 
-STATS = ("mean", "var")
-
-
 def test_default_init_has_variance_one_over_fan_in():
-    net = models.build("cnn", num_classes=3, width=16, image_shape=(9, 9, 3))
-    params, _ = net.init(jax.random.key(0))
+    net = models.build("cnn", num_classes=9, image_shape=(9, 9, 3))
+    params, _ = jax.jit(net.init)(jax.random.key(0))
     for leaf_path, leaf in flat(params).items():
         if leaf_path.endswith("bias"):
             assert not leaf.any()
@@ -163,7 +160,7 @@ def test_default_init_has_variance_one_over_fan_in():
 def test_wide_init_is_uniform_and_spares_norms():
     net = models.build("lenet", norm="batch", **MNIST)
     keys = jax.random.split(jax.random.key(0), 3)
-    params, buffers = jax.vmap(net.init)(keys)
+    params, buffers = jax.jit(jax.vmap(net.init))(keys)
     drawn = np.concatenate(
         [np.ravel(leaf) for leaf in jax.tree.leaves(params["layers"])]
     )
@@ -210,7 +207,7 @@ def numpy_convolution(features, layer, stride):
 
 
 def test_lenet_is_three_convolutions_and_a_matrix_product():
-    net, params, buffers, images = start("lenet", mean=(0,) * 3, std=(1,) * 3, **TINY)
+    net, params, buffers, images = start("lenet", **EVEN)
     features = images
     for i, stride in enumerate((2, 2, 1)):
         features = numpy_convolution(features, params["layers"][i], stride)
@@ -236,8 +233,7 @@ def test_cnn_pools_means_after_activations():
 
 
 def test_resnet_adds_its_shortcuts():
-    spec = TINY | {"mean": (0,) * 3, "std": (1,) * 3}
-    net, params, buffers, images = start("resnet20", norm="none", **spec)
+    net, params, buffers, images = start("resnet20", norm="none", **EVEN)
     features = np.maximum(numpy_convolution(images, params["stem"], 1), 0)
     for i in range(9):
         block, stride = params["blocks"][i]["layers"], 2 if i in (3, 6) else 1
@@ -371,7 +367,7 @@ def test_batch_norm_takes_the_batch_in_training_and_buffers_in_evaluation():
     evaluated, kept = net.apply(params, buffers, images, train=False)
     assert all((flat(kept)[p] == leaf).all() for p, leaf in flat(buffers).items())
     assert np.abs(trained - evaluated).max() > 0.01
-    # Evaluated on the batch's own statistics, the network does what it does in training.
+    # Evaluated on the batch's own statistics, the network does as in training.
     same, _ = net.apply(params, statistics, images, train=False)
     np.testing.assert_allclose(same, trained, **CLOSE)
 
@@ -393,7 +389,7 @@ def test_statistics_are_differentiable_in_images():
     slopes = jax.jvp(means, (0.0,), (1.0,))[1]
     # The mean before the first norm is linear in the images: the difference is exact.
     np.testing.assert_allclose(slopes[0], means(1.0)[0] - means(0.0)[0], **CLOSE)
-    assert all(np.abs(slope).max() > 1e-3 for slope in slopes)
+    assert all(slope.all() for slope in slopes)  # No gradient is stopped.
 
 
 def per_network_gradient(net, train):

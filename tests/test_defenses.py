@@ -1,0 +1,314 @@
+"""Defenses: one table of what holds for all, then a closed form for each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from invertjax import defenses
+
+# name: (strength -> defense, strengths in range)
+_DEFENSES = {
+    "gaussian_noise": (
+        lambda s: lambda key: defenses.gaussian_noise(key, s),
+        (0.01, 0.1, 1.0),
+    ),
+    "laplace_noise": (
+        lambda s: lambda key: defenses.laplace_noise(key, s),
+        (0.01, 0.1, 1.0),
+    ),
+    "clip": (lambda s: lambda key: defenses.clip(s), (0.1, 1.0, 100.0)),
+    "prune": (lambda s: lambda key: defenses.prune(s), (0.0, 0.5, 0.9)),
+    "quantise": (lambda s: lambda key: defenses.quantise(s), (2.0, 4.0, 8.0)),
+    "sign": (lambda s: lambda key: defenses.sign(), (1.0, 2.0, 3.0)),
+}
+_ALL = pytest.mark.parametrize("name", _DEFENSES)
+
+
+def _update(dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return {
+        "layer": {
+            "kernel": jnp.asarray(rng.normal(size=(7, 5)), dtype),
+            "bias": jnp.asarray(rng.normal(size=5), dtype),
+        },
+        "scale": jnp.asarray(0.3, dtype),
+        "dead": jnp.zeros((3, 2), dtype),
+    }
+
+
+def _apply(transform, updates):
+    return transform.update(updates, transform.init(updates), updates)[0]
+
+
+def _one(array):
+    return {"leaf": jnp.asarray(array, jnp.float32)}
+
+
+# Every defense
+
+
+@_ALL
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_keeps_structure_shape_and_dtype(name, dtype):
+    build, strengths = _DEFENSES[name]
+    updates = _update(dtype)
+    for strength in (strengths[1], jnp.float32(strengths[1])):
+        shared = _apply(build(strength)(jax.random.key(0)), updates)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_equal(
+                (a.shape, a.dtype), (b.shape, b.dtype)
+            ),
+            shared,
+            updates,
+        )
+        assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(shared))
+    assert jax.tree.structure(shared) == jax.tree.structure(updates)
+
+
+@_ALL
+def test_one_program_for_many_strengths_and_keys(name):
+    """`vmap` under `jit`, inside `optax.chain`, equals a loop without either."""
+    build, strengths = _DEFENSES[name]
+    updates, traces = _update(), []
+
+    @jax.jit
+    @jax.vmap
+    def sweep(strength, seed):
+        traces.append(name)
+        key = jax.random.key(seed)
+        return _apply(optax.chain(build(strength)(key), optax.scale(2.0)), updates)
+
+    swept = sweep(jnp.array(strengths), jnp.arange(3))
+    sweep(jnp.array(strengths) * 1.01, jnp.arange(3) + 1)
+    assert traces == [name]
+    for i, strength in enumerate(strengths):
+        single = _apply(build(strength)(jax.random.key(i)), updates)
+        # a fused program may round once where the loop rounds twice
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(
+                a[i], 2 * b, rtol=1e-5, atol=1e-6
+            ),
+            swept,
+            single,
+        )
+
+
+@_ALL
+def test_changes_an_update_and_can_be_differentiated(name):
+    build, strengths = _DEFENSES[name]
+    updates = _update()
+
+    def total(scale):
+        scaled = jax.tree.map(lambda leaf: scale * leaf, updates)
+        transform = build(strengths[1])(jax.random.key(0))
+        return optax.tree.sum(_apply(transform, scaled))
+
+    shared = _apply(build(strengths[1])(jax.random.key(0)), updates)
+    assert optax.tree.norm(optax.tree.sub(shared, updates)) > 1e-3
+    # scale 0 is the zero update: no root or quotient there may have an infinite slope
+    for scale in (0.0, 1.0):
+        assert jnp.isfinite(jax.grad(total)(scale))
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: defenses.gaussian_noise(jax.random.key(0), -1.0), "stddev=-1.0 >= 0"),
+        (lambda: defenses.laplace_noise(jax.random.key(0), -0.1), "scale=-0.1 >= 0"),
+        (lambda: defenses.clip(0.0), "max_norm=0.0 > 0"),
+        (lambda: defenses.clip(float("nan")), "max_norm=nan > 0"),
+        (lambda: defenses.prune(-0.1), "share=-0.1 >= 0"),
+        (lambda: defenses.prune(1.1), "share=1.1 <= 1"),
+        (lambda: defenses.quantise(1), "bits=1 >= 2"),
+        (lambda: defenses.quantise(33), "bits=33 <= 32"),
+    ],
+)
+def test_ranges(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+# Noise
+
+_NOISES = {
+    "gaussian": (defenses.gaussian_noise, 1.0, 3.0),
+    "laplace": (defenses.laplace_noise, np.sqrt(2), 6.0),
+}
+
+
+@pytest.mark.parametrize("name", _NOISES)
+@pytest.mark.parametrize("strength", [0.02, 3.0])
+def test_noise_has_its_scale_and_shape(name, strength):
+    noise, deviations, kurtosis = _NOISES[name]
+    clean = jnp.full(200_000, 0.5)
+    draw = _apply(noise(jax.random.key(0), strength), clean) - 0.5
+    std, mean = float(draw.std()), float(draw.mean())
+    expected = deviations * strength
+    # relative deviation of a standard deviation from n draws: sqrt((kurtosis-1)/4n),
+    # .0016 and .0025 here; 1% is four of them
+    assert std == pytest.approx(expected, rel=0.01)
+    for wrong in (2 / 3, 3 / 2):
+        assert std != pytest.approx(wrong * expected, rel=0.01)
+    assert abs(mean) < 4 * expected / np.sqrt(draw.size)
+    # tells the two apart: 3 against 6, +- .25 for the heavier tail
+    assert jnp.mean((draw / std) ** 4) == pytest.approx(kurtosis, rel=0.1)
+
+
+def _correlation(a, b):
+    return abs(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1])
+
+
+@pytest.mark.parametrize("name", _NOISES)
+def test_noise_is_drawn_anew_for_leaves_calls_and_clients(name):
+    noise = _NOISES[name][0]
+    # 20,000 draws: correlation 0 +- .007, one draw used twice has 1
+    zeros = {"a": jnp.zeros((100, 200)), "b": jnp.zeros((100, 200))}
+    transform = noise(jax.random.key(0), 0.1)
+    first, state = transform.update(zeros, transform.init(zeros))
+    second, _ = transform.update(zeros, state)
+    other = _apply(noise(jax.random.key(1), 0.1), zeros)
+    assert _correlation(first["a"], first["b"]) < 0.05
+    assert _correlation(first["a"], second["a"]) < 0.05
+    assert _correlation(first["a"], second["b"]) < 0.05
+    assert _correlation(first["a"], other["a"]) < 0.05
+    again = _apply(noise(jax.random.key(0), 0.1), zeros)
+    np.testing.assert_array_equal(first["a"], again["a"])
+
+
+# Clipping
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 5.0, 1e6])
+def test_clip_bounds_the_norm_of_the_whole_tree(max_norm):
+    updates = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[12.0], [4.0]])}  # norm 13
+    shared = _apply(defenses.clip(max_norm), updates)
+    expected = min(13.0, max_norm)
+    assert optax.tree.norm(shared) == pytest.approx(expected, rel=1e-6)
+    reference = _apply(optax.clip_by_global_norm(max_norm), updates)
+    for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_clip_leaves_shorter_updates_bit_identical():
+    updates = _update()
+    shared = _apply(defenses.clip(1e3), updates)
+    jax.tree.map(np.testing.assert_array_equal, shared, updates)
+
+
+# Pruning
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 0.9, 0.99, 0.999, 1.0])
+def test_prune_zeroes_its_exact_share_of_every_leaf(share):
+    rng = np.random.default_rng(0)
+    updates = {"a": rng.normal(size=(40, 25)), "b": rng.normal(size=10)}
+    updates = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), updates)
+    shared = _apply(defenses.prune(share), updates)
+    for name, size in (("a", 1000), ("b", 10)):
+        leaf, before = np.asarray(shared[name]), np.asarray(updates[name])
+        zero = leaf == 0
+        assert zero.sum() == round(share * size)
+        np.testing.assert_array_equal(leaf[~zero], before[~zero])
+        if 0 < zero.sum() < size:
+            assert np.abs(before[zero]).max() < np.abs(before[~zero]).min()
+
+
+def test_prune_breaks_ties_by_position():
+    shared = _apply(defenses.prune(0.5), _one([[2.0, -1.0, 1.0], [1.0, -1.0, 1.0]]))
+    np.testing.assert_array_equal(shared["leaf"], [[2, 0, 0], [0, -1, 1]])
+    equal = _apply(defenses.prune(0.75), _one(np.ones(100)))
+    np.testing.assert_array_equal(equal["leaf"], np.arange(100) >= 75)
+
+
+# Quantisation and signs
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_quantise_has_its_levels_and_error(bits):
+    values = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    shared = np.asarray(_apply(defenses.quantise(bits), _one(values))["leaf"])
+    step = np.abs(values).max() / (2 ** (bits - 1) - 1)
+    # half a step, and float32 rounding of the values themselves
+    assert np.abs(shared - values).max() <= step / 2 + 1e-6
+    if bits < 16:
+        assert np.abs(shared - values).max() > 0.4 * step
+    whole = shared / step
+    np.testing.assert_allclose(whole, np.round(whole), atol=1e-6 * 2**bits)
+    if bits <= 8:  # then 5000 draws reach most levels: no coarser, no finer
+        reached = len(np.unique(shared))
+        assert 0.6 * (2**bits - 1) < reached <= 2**bits - 1
+    again = _apply(defenses.quantise(bits), _one(shared))["leaf"]
+    np.testing.assert_array_equal(again, shared)
+
+
+def test_quantise_keeps_the_largest_and_takes_one_scale_a_leaf():
+    updates = {"large": jnp.array([-8.0, 4.1, 0.1]), "small": jnp.array([0.1, 0.06])}
+    shared = _apply(defenses.quantise(3), updates)  # levels -3 to 3
+    np.testing.assert_allclose(shared["large"], [-8, 16 / 3, 0], rtol=1e-6)
+    np.testing.assert_allclose(shared["small"], [0.1, 0.2 / 3], rtol=1e-6)
+
+
+def test_quantise_at_32_bits_is_float32():
+    updates = _update()
+    shared = _apply(defenses.quantise(32), updates)
+    # a few roundings of float32
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=4e-7), shared, updates
+    )
+
+
+def test_sign():
+    shared = _apply(defenses.sign(), _one([-3.0, 0.0, 1e-30]))
+    np.testing.assert_array_equal(shared["leaf"], [-1, 0, 1])
+
+
+# A defended client
+
+
+def _client(params, batch, key):
+    del key
+    return jax.tree.map(lambda leaf: leaf * batch, params)
+
+
+def test_defend_applies_the_defense_to_the_clients_update():
+    params = _one([3.0, 4.0])
+    client = defenses.defend(_client, lambda key: defenses.clip(1.0))
+    update = client(params, 2.0, jax.random.key(0))
+    np.testing.assert_allclose(update["leaf"], [0.6, 0.8], rtol=1e-6)
+
+
+def test_defend_gives_every_client_its_own_noise():
+    params = _one(np.zeros(20_000))
+
+    def defense(key):
+        return optax.chain(defenses.clip(1.0), defenses.gaussian_noise(key, 0.1))
+
+    client = defenses.defend(_client, defense)
+    keys = jax.random.split(jax.random.key(0), 2)
+    one, two = jax.vmap(lambda key: client(params, 1.0, key))(keys)["leaf"]
+    assert _correlation(one, two) < 0.05
+    assert one.std() == pytest.approx(0.1, rel=0.03)
+
+
+def test_defend_keeps_the_clients_key_from_the_defense():
+    """Noise of client and defense from one key would cancel here."""
+
+    def noisy_client(params, batch, key):
+        return jax.tree.map(lambda p: -jax.random.normal(key, p.shape), params)
+
+    def defense(key):
+        return optax.stateless_with_tree_map(
+            lambda leaf, _: leaf + jax.random.normal(key, leaf.shape)
+        )
+
+    client = defenses.defend(noisy_client, defense)
+    shared = client(_one(np.zeros(20_000)), 1.0, jax.random.key(0))
+    assert shared["leaf"].std() == pytest.approx(np.sqrt(2), rel=0.03)
+
+
+def test_defend_passes_params_to_the_defense():
+    decay = defenses.defend(_client, lambda key: optax.add_decayed_weights(10.0))
+    update = decay(_one([1.0, 2.0]), 1.0, jax.random.key(0))
+    np.testing.assert_allclose(update["leaf"], [11.0, 22.0])

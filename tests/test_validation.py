@@ -1,0 +1,129 @@
+"""Figures that this engine must reach on real CIFAR-10: long, `pytest -m slow`.
+
+Untrained networks, labels known and one restart unless said; means over targets. The
+bars are from the literature's range and from our own measurements (BUILD_NOTES.md);
+they sit well below the measured means, because spreads over images are large.
+"""
+
+import functools
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import audit, config, data
+
+DIR = os.environ.get("TFDS_DATA_DIR")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DIR, reason="needs CIFAR-10: TFDS_DATA_DIR is not set"),
+]
+
+
+@functools.cache
+def _summary(**settings):
+    raw = config.Config(dataset="cifar10", data_dir=DIR, null_control=False, **settings)
+    resolved = config.resolve(raw)
+    jax.config.update("jax_enable_x64", resolved.x64)
+    try:
+        prepared = audit.prepare(resolved, audit.read(resolved))
+        rows = []
+        audit.run(prepared, on_row=lambda row, batch: rows.append(row))
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    psnr = np.array([np.mean(row["psnr"]) for row in rows])
+    print(settings, f"{psnr.mean():.2f} +- {psnr.std():.2f}", psnr.round(1))
+    return psnr
+
+
+def _matching(**settings):
+    return _summary(attack="inverting_gradients", model="cnn", **settings)
+
+
+def test_analytic_is_exact_for_every_target():
+    assert _summary(attack="analytic", targets=8).min() >= 120
+
+
+def test_deep_leakage_is_exact_for_most_targets_in_float64():
+    psnr = _summary(attack="deep_leakage", labels="known", x64=True, targets=8)
+    assert np.sum(psnr > 40) >= 6
+
+
+@pytest.mark.parametrize(
+    "batch_size, targets, bar", [(1, 16, 20.0), (4, 4, 16.0), (8, 2, 13.0)]
+)
+def test_inverting_gradients(batch_size, targets, bar):
+    assert _matching(batch_size=batch_size, targets=targets).mean() >= bar
+
+
+def test_noise_costs_what_its_scale_says():
+    """1e-3 next to nothing, 1e-2 some, 1e-1 most of the quality."""
+    plain = _matching(targets=4).mean()
+    costs = [
+        plain - _matching(targets=4, defense=(f"gaussian:{std}",)).mean()
+        for std in (1e-3, 1e-2, 1e-1)
+    ]
+    assert costs[0] < 2 and costs[0] < costs[1] < costs[2] and costs[2] > 6
+
+
+def test_knowing_of_the_pruning_wins_back():
+    pruned = dict(targets=4, defense=("prune:0.99",))
+    adaptive = _matching(**pruned, defense_known=True).mean()
+    assert adaptive >= _matching(**pruned).mean() + 3
+
+
+def test_simulating_local_steps_beats_one_gradient():
+    local = dict(
+        targets=4, batch_size=4, local_batch=2, local_steps=4, local_lr=0.05
+    )
+    simulated = _matching(**local).mean()
+    assert simulated >= _matching(**local, local_known=False).mean() + 5
+
+
+def test_idlg_reads_every_single_label():
+    settings = dict(attack="idlg", targets=200, steps=1)
+    raw = config.Config(dataset="cifar10", data_dir=DIR, **settings)
+    prepared = audit.prepare(*_read(raw))
+    truth = prepared.scene.truth["label"]
+    assert np.array_equal(prepared.scene.trials["label"], truth)
+
+
+@pytest.mark.parametrize(
+    "batch_size, train_steps, bar",
+    [(8, 0, 0.95), (32, 0, 0.95), (128, 0, 0.95), (32, 300, 0.85)],
+)
+def test_label_counts(batch_size, train_steps, bar):
+    raw = config.Config(
+        dataset="cifar10",
+        data_dir=DIR,
+        model="cnn",
+        labels="inferred",
+        batch_size=batch_size,
+        targets=8,
+        train_steps=train_steps,
+        attack="inverting_gradients",
+    )
+    prepared = audit.prepare(*_read(raw))
+    truth, found = prepared.scene.truth["label"], prepared.scene.trials["label"]
+    assert found.shape == truth.shape
+    recalls = [
+        np.minimum(np.bincount(t, minlength=10), np.bincount(f, minlength=10)).sum()
+        / batch_size
+        for t, f in zip(truth, found, strict=True)
+    ]
+    print(raw.batch_size, raw.train_steps, np.mean(recalls), np.min(recalls))
+    assert np.mean(recalls) >= bar
+
+
+def test_training_reaches_what_such_a_network_should():
+    """300 steps of batch 64 on CIFAR-10 leave a small network well above chance."""
+    raw = config.Config(dataset="cifar10", data_dir=DIR, model="cnn", train_steps=300)
+    resolved, sources = _read(raw)
+    assert audit.prepare(resolved, sources).notes["train_accuracy"] > 0.3
+    assert data.check("cifar10", "train", DIR) == len(sources.public.images)
+
+
+def _read(raw):
+    resolved = config.resolve(raw)
+    return resolved, audit.read(resolved)
