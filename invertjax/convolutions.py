@@ -16,7 +16,7 @@ Rewrite the loss *before* it is differentiated or vmapped:
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -149,9 +149,18 @@ def _rewrite(body: Any) -> Any:
 def _contains_convolution(body: Any) -> bool:
     return any(
         eqn.primitive.name == "conv_general_dilated"
-        or any(map(_contains_convolution, core.jaxprs_in_params(eqn.params)))
+        or any(map(_contains_convolution, filter(_is_jaxpr, _flat(eqn.params))))
         for eqn in body.eqns
     )
+
+
+def _flat(params: dict[str, Any]) -> Iterator[Any]:
+    for value in params.values():
+        yield from value if type(value) is tuple else (value,)  # `cond`'s branches.
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _rewrite_eqn(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
@@ -164,15 +173,14 @@ def _rewrite_eqn(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
 
 
 def _rewrite_param(value: Any) -> Any:
-    if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
-        return _rewrite(value)
-    if type(value) is tuple:  # The branches of `cond`.
+    if type(value) is tuple:
         return tuple(map(_rewrite_param, value))
-    return value
+    return _rewrite(value) if _is_jaxpr(value) else value
 
 
 def _covered(eqn: core.JaxprEqn) -> bool:
-    shapes = [var.aval.shape for var in (*eqn.invars, *eqn.outvars)]
+    avals: list[Any] = [var.aval for var in (*eqn.invars, *eqn.outvars)]
+    shapes = [aval.shape for aval in avals]
     numbers = eqn.params["dimension_numbers"]
     kernel = [shapes[1][axis] for axis in numbers.rhs_spec[2:]]
     return (

@@ -8,20 +8,23 @@ import pytest
 
 from invertjax import defenses
 
+
+def _keyed(build):
+    return lambda strength: lambda key: build(key, strength)
+
+
+def _keyless(build):
+    return lambda strength: lambda key: build(strength)
+
+
 # name: (strength -> defense, strengths in range)
 _DEFENSES = {
-    "gaussian_noise": (
-        lambda s: lambda key: defenses.gaussian_noise(key, s),
-        (0.01, 0.1, 1.0),
-    ),
-    "laplace_noise": (
-        lambda s: lambda key: defenses.laplace_noise(key, s),
-        (0.01, 0.1, 1.0),
-    ),
-    "clip": (lambda s: lambda key: defenses.clip(s), (0.1, 1.0, 100.0)),
-    "prune": (lambda s: lambda key: defenses.prune(s), (0.0, 0.5, 0.9)),
-    "quantise": (lambda s: lambda key: defenses.quantise(s), (2.0, 4.0, 8.0)),
-    "sign": (lambda s: lambda key: defenses.sign(), (1.0, 2.0, 3.0)),
+    "gaussian_noise": (_keyed(defenses.gaussian_noise), (0.01, 0.1, 1.0)),
+    "laplace_noise": (_keyed(defenses.laplace_noise), (0.01, 0.1, 1.0)),
+    "clip": (_keyless(defenses.clip), (0.1, 1.0, 100.0)),
+    "prune": (_keyless(defenses.prune), (0.0, 0.5, 0.9)),
+    "quantise": (_keyless(defenses.quantise), (2.0, 4.0, 8.0)),
+    "sign": (_keyless(lambda strength: defenses.sign()), (1.0, 2.0, 3.0)),
 }
 _ALL = pytest.mark.parametrize("name", _DEFENSES)
 
@@ -39,7 +42,7 @@ def _update(dtype=np.float32):
 
 
 def _apply(transform, updates):
-    return transform.update(updates, transform.init(updates), updates)[0]
+    return jax.jit(lambda u: transform.update(u, transform.init(u), u)[0])(updates)
 
 
 def _one(array):
@@ -50,10 +53,9 @@ def _one(array):
 
 
 @_ALL
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_keeps_structure_shape_and_dtype(name, dtype):
+def test_keeps_structure_shape_and_dtype(name):
     build, strengths = _DEFENSES[name]
-    updates = _update(dtype)
+    updates = _update(jnp.bfloat16)  # any other type is promoted by a careless product
     for strength in (strengths[1], jnp.float32(strengths[1])):
         shared = _apply(build(strength)(jax.random.key(0)), updates)
         jax.tree.map(
@@ -169,10 +171,8 @@ def test_noise_is_drawn_anew_for_leaves_calls_and_clients(name):
     first, state = transform.update(zeros, transform.init(zeros))
     second, _ = transform.update(zeros, state)
     other = _apply(noise(jax.random.key(1), 0.1), zeros)
-    assert _correlation(first["a"], first["b"]) < 0.05
-    assert _correlation(first["a"], second["a"]) < 0.05
-    assert _correlation(first["a"], second["b"]) < 0.05
-    assert _correlation(first["a"], other["a"]) < 0.05
+    for draw in (first["b"], second["a"], second["b"], other["a"]):
+        assert _correlation(first["a"], draw) < 0.05
     again = _apply(noise(jax.random.key(0), 0.1), zeros)
     np.testing.assert_array_equal(first["a"], again["a"])
 
@@ -262,53 +262,3 @@ def test_quantise_at_32_bits_is_float32():
 def test_sign():
     shared = _apply(defenses.sign(), _one([-3.0, 0.0, 1e-30]))
     np.testing.assert_array_equal(shared["leaf"], [-1, 0, 1])
-
-
-# A defended client
-
-
-def _client(params, batch, key):
-    del key
-    return jax.tree.map(lambda leaf: leaf * batch, params)
-
-
-def test_defend_applies_the_defense_to_the_clients_update():
-    params = _one([3.0, 4.0])
-    client = defenses.defend(_client, lambda key: defenses.clip(1.0))
-    update = client(params, 2.0, jax.random.key(0))
-    np.testing.assert_allclose(update["leaf"], [0.6, 0.8], rtol=1e-6)
-
-
-def test_defend_gives_every_client_its_own_noise():
-    params = _one(np.zeros(20_000))
-
-    def defense(key):
-        return optax.chain(defenses.clip(1.0), defenses.gaussian_noise(key, 0.1))
-
-    client = defenses.defend(_client, defense)
-    keys = jax.random.split(jax.random.key(0), 2)
-    one, two = jax.vmap(lambda key: client(params, 1.0, key))(keys)["leaf"]
-    assert _correlation(one, two) < 0.05
-    assert one.std() == pytest.approx(0.1, rel=0.03)
-
-
-def test_defend_keeps_the_clients_key_from_the_defense():
-    """Noise of client and defense from one key would cancel here."""
-
-    def noisy_client(params, batch, key):
-        return jax.tree.map(lambda p: -jax.random.normal(key, p.shape), params)
-
-    def defense(key):
-        return optax.stateless_with_tree_map(
-            lambda leaf, _: leaf + jax.random.normal(key, leaf.shape)
-        )
-
-    client = defenses.defend(noisy_client, defense)
-    shared = client(_one(np.zeros(20_000)), 1.0, jax.random.key(0))
-    assert shared["leaf"].std() == pytest.approx(np.sqrt(2), rel=0.03)
-
-
-def test_defend_passes_params_to_the_defense():
-    decay = defenses.defend(_client, lambda key: optax.add_decayed_weights(10.0))
-    update = decay(_one([1.0, 2.0]), 1.0, jax.random.key(0))
-    np.testing.assert_allclose(update["leaf"], [11.0, 22.0])

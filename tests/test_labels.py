@@ -5,41 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import photos
 import pytest
-from skimage import data
 
 from invertjax import labels, losses, metrics
 
-_CLASSES = ("brick", "camera", "cell", "clock", "coins", "grass", "gravel", "moon")
-_CLASSES += ("page", "text")  # photographs that scikit-image ships; ten classes
-_K = len(_CLASSES)
-_SIDE = 12
+_K, _SIDE = photos.CLASSES, photos.SIDE
 _SIZES = (_SIDE**2, 64, _K)
-
-
-@functools.cache
-def _photos():
-    """Public and private crops `[600, 12, 12, 1]`: left and right halves of photos."""
-    rng = np.random.default_rng(0)
-    public, private = [], []
-    for name in _CLASSES:
-        photo = getattr(data, name)().astype(np.float32) / 255
-        middle = photo.shape[1] // 2
-        public.append(_crops(rng, photo[:, :middle]))
-        private.append(_crops(rng, photo[:, middle:]))
-    label = np.repeat(np.arange(_K), 60)
-    return [{"image": np.concatenate(x), "label": label} for x in (public, private)]
-
-
-def _crops(rng, photo):
-    corners = rng.integers(0, np.array(photo.shape) - _SIDE, (60, 2))
-    crops = [photo[y : y + _SIDE, x : x + _SIDE] for y, x in corners]
-    return np.stack(crops)[..., None]
-
-
-def _batches(photos, seed, *shape):
-    rows = np.random.default_rng(seed).integers(0, 600, shape)
-    return {name: jnp.asarray(leaf[rows]) for name, leaf in photos.items()}
 
 
 def _init(seed):
@@ -84,7 +56,7 @@ def _params(trained):
     """Untrained, or after 300 steps of SGD on the public halves."""
     if not trained:
         return _init(0)
-    return _sgd(_init(0), _batches(_photos()[0], 1, 300, 64), 0.05)
+    return _sgd(_init(0), photos.batches(photos.public(), 1, 300, 64), 0.05)
 
 
 @jax.jit
@@ -111,7 +83,7 @@ def _recall(true, counts):
 def test_idlg_reads_200_of_200(activation):
     apply = functools.partial(_apply, activation=activation)
     loss_fn = losses.classification(apply)
-    singles = _batches(_photos()[1], 2, 200, 1)
+    singles = photos.batches(photos.private(), 2, 200, 1)
     params = _params(trained=False)
 
     @jax.jit
@@ -168,7 +140,7 @@ def test_counts_are_exact_for_known_probabilities(truth):
 
 def test_counts_equal_the_labels_of_a_real_batch():
     params = _params(trained=False)
-    batch = _batches(_photos()[1], 3, 32)
+    batch = photos.batches(photos.private(), 3, 32)
     mean_p = jax.nn.softmax(_apply(params, batch["image"])).mean(0)
     bias_grad = _gradient(params, batch)["head"]["bias"]
     found = labels.counts(bias_grad, mean_p, 32)
@@ -222,7 +194,7 @@ def test_noise_batches_are_smooth_images_in_the_unit_box():
 
 def test_probe_is_the_mean_probability():
     params = _params(trained=False)
-    batches = _batches(_photos()[0], 4, 3, 20)
+    batches = photos.batches(photos.public(), 4, 3, 20)
     pixels = batches["image"].reshape(60, _SIDE, _SIDE, 1)
     expected = jax.nn.softmax(_apply(params, pixels)).mean(0)
     soft = batches | {"label": jax.nn.one_hot(batches["label"], _K)}
@@ -237,7 +209,7 @@ def _skewed_rows(size):
     rng = np.random.default_rng(7)
     shares = rng.dirichlet(np.full(_K, 0.5), 20)
     classes = np.stack([rng.choice(_K, size, p=share) for share in shares])
-    return 60 * classes + rng.integers(0, 60, classes.shape)
+    return photos.EACH * classes + rng.integers(0, photos.EACH, classes.shape)
 
 
 # over three seeds, the worst of sizes 8 to 128 was .956, .908 and .881
@@ -248,12 +220,12 @@ def _skewed_rows(size):
 def test_counts_of_skewed_clients(trained, public, least):
     params = _params(trained)
     if public:
-        probes = _batches(_photos()[0], 5, 8, 100)
+        probes = photos.batches(photos.public(), 5, 8, 100)
     else:
         shape = (_SIDE, _SIDE, 1)
         probes = labels.noise_batches(jax.random.key(5), 8, 100, shape, _K)
     mean_p = labels.probe(jax.random.key(6), _client, params, probes, num_classes=_K)
-    private = _photos()[1]
+    private = photos.private()
     gradients = np.asarray(_bias_gradients(params, private))
     for size in (8, 32, 128):
         rows = _skewed_rows(size)
@@ -265,7 +237,7 @@ def test_counts_of_skewed_clients(trained, public, least):
 
 
 def _recover(key, params, update, **options):
-    probes = _batches(_photos()[0], 5, 8, 100)
+    probes = photos.batches(photos.public(), 5, 8, 100)
     return labels.recover(
         key,
         _client,
@@ -279,7 +251,7 @@ def _recover(key, params, update, **options):
 
 def test_recover_reads_a_gradient_under_jit():
     params = _params(trained=False)
-    batch = _batches(_photos()[1], 9, 24)
+    batch = photos.batches(photos.private(), 9, 24)
     update = _gradient(params, batch)
     recover = jax.jit(functools.partial(_recover, batch_size=24))
     found = recover(jax.random.key(8), params, update)
@@ -297,7 +269,7 @@ def test_recover_averages_over_local_steps():
     start = jax.jit(functools.partial(_recover, **options, steps=1))
     recalls = []
     for seed in range(5):
-        batches = _batches(_photos()[1], 10 + seed, steps, 8)
+        batches = photos.batches(photos.private(), 10 + seed, steps, 8)
         after = _sgd(params, batches, rate)
         update = jax.tree.map(lambda p, q: p - q, params, after)
         single = jax.tree.map(lambda leaf: leaf / steps, update)
@@ -326,23 +298,3 @@ def test_recover_refuses(change, options, message):
     update = params | {"head": change(params["head"])}
     with pytest.raises(ValueError, match=message):
         _recover(jax.random.key(0), params, update, batch_size=8, **options)
-
-
-# The losses that the identity rests on
-
-
-def test_cross_entropy_takes_both_forms_of_labels():
-    logits = np.random.default_rng(0).normal(size=(5, 3))
-    integers = np.array([0, 2, 1, 1, 0])
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    expected = -np.mean(np.log(probabilities[np.arange(5), integers]))
-    hard = losses.cross_entropy(logits, integers)
-    soft = losses.cross_entropy(logits, np.eye(3)[integers])
-    assert hard == pytest.approx(expected, rel=1e-5)
-    assert soft == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("bad", [jnp.zeros(5), jnp.zeros((5, 4)), jnp.zeros(4, int)])
-def test_cross_entropy_refuses_other_labels(bad):
-    with pytest.raises(ValueError, match=r"integers \(5,\) or probabilities \(5, 3\)"):
-        losses.cross_entropy(jnp.zeros((5, 3)), bad)
