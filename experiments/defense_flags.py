@@ -29,7 +29,7 @@ KINDS = {
         lambda key, value: defenses.clip(value),
         lambda value: 0 < value < float("inf"),
         "a positive global norm",
-        # The cosine distance is invariant to scale: the plain attack is the adaptive one.
+        # Cosine is invariant to scale: the plain attack is the adaptive one.
         adapt=lambda distance: distance,
     ),
     "gaussian": Kind(
@@ -50,7 +50,7 @@ KINDS = {
     ),
     "quantise": Kind(
         lambda key, value: defenses.quantise(value),
-        lambda value: value == int(value) and 2 <= value <= 32,
+        lambda value: value.is_integer() and 2 <= value <= 32,
         "a whole number of bits, 2 to 32",
     ),
     "sign": Kind(lambda key, value: defenses.sign(), lambda value: False, "no value"),
@@ -77,7 +77,7 @@ def parse(text: str) -> Spec:
             f"{near(name, KINDS)}"
         )
     if name == "sign":
-        if value:
+        if text != name:
             raise ValueError(f"--defense={text}: expected sign without a value.")
         return Spec(name, None)
     kind = KINDS[name]

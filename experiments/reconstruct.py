@@ -108,26 +108,27 @@ def main(argv: list[str]) -> int:
             resume=_RESUME.value,
         )
     except ValueError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return _said(error, 2)
+    except OSError as error:  # a full disk, a folder that went away
+        return _said(error, 1)
     except KeyboardInterrupt:
-        print("error: interrupted before the first result.", file=sys.stderr)
-        return terminal.INTERRUPTED
+        return _said("interrupted before there was a result.", terminal.INTERRUPTED)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def entry() -> None:
-    """Runs `main`; a wrong flag is one line and exit code 2, as any other bad input."""
+def parse(argv: list[str]) -> list[str]:
+    """Sets the flags; a wrong one is one line and exit code 2, as any bad input."""
     try:
-        flags.FLAGS(sys.argv)
+        return flags.FLAGS(argv)
     except flags.Error as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    app.run(main)
+        sys.exit(_said(error, 2))
+    except SystemExit:  # absl has printed help, and calls that a failure
+        sys.exit(0)
+
+
+def _said(error, code):
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    entry()
+    app.run(main, flags_parser=parse)

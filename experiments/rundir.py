@@ -3,15 +3,21 @@
 import json
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "reconstructions.npz",
+    "grid.png",
+)
+
 
 class RunDir:
-    """`config.json`, `metrics.jsonl`, `summary.json`, `reconstructions.npz`, `grid.png`.
-
-    Files are replaced whole (written beside, then renamed), rows are appended.
-    """
+    """The files of `FILES`. They are replaced whole: written beside, then renamed."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -21,31 +27,43 @@ class RunDir:
         self._replace(name, lambda file: file.write(text.encode()))
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        self._replace(name, lambda file: np.savez_compressed(file, **arrays))
+        self._replace(name, lambda file: np.savez(file, **arrays))
 
     def write_rows(self, rows: list[dict]) -> None:
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         self._replace("metrics.jsonl", lambda file: file.write(text.encode()))
 
-    def rows(self) -> list[dict]:
-        """The rows of `metrics.jsonl`; a last line cut short is left out."""
-        file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return []
-        rows = []
-        for line in file.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+    def write_image(self, name: str, image) -> None:
+        self._replace(name, lambda file: image.save(file, format="PNG"))
 
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
+    def json(self, name: str) -> dict:
+        """A file's content; {} where there is none."""
         file = self.path / name
-        if not file.exists():
-            return {}
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def finished(self) -> tuple[list[dict], list[dict]]:
+        """Rows and arrays of the targets that were not interrupted, in order."""
+        try:
+            return self._finished()
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"--resume: the results in --workdir={self.path} cannot be read "
+                f"({error}); start again with --overwrite."
+            ) from None
+
+    def _finished(self):
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        rows = [json.loads(line) for line in lines]
+        rows = [row for row in rows if row["stopped"] != "interrupted"]
+        if not rows:
+            return [], []
+        with np.load(self.path / "reconstructions.npz", allow_pickle=False) as archive:
+            stacked = {key: archive[key] for key in archive.files}
+        batches = [
+            {name: leaf[i] for name, leaf in stacked.items()} for i in range(len(rows))
+        ]
+        return rows, batches
 
     def _replace(self, name, write):
         beside = self.path / f".{name}.partial"
@@ -58,20 +76,14 @@ def check(path: str, settings: dict, *, overwrite: bool, resume: bool) -> None:
     """Refuses a folder that cannot take this run; changes nothing.
 
     Raises:
-      ValueError: if it is a file, holds a run and neither flag is given, or is to be
-        resumed with other settings.
+      ValueError: if it cannot be written, if it holds a run and neither flag is given,
+        or is to be resumed with other settings.
     """
     folder = pathlib.Path(path)
     if overwrite and resume:
         raise ValueError("--overwrite and --resume exclude each other: give one.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--workdir={path} is a file: expected a folder.")
-    config = folder / "config.json"
-    if not config.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(
-                f"--workdir={path} holds files but no run: expected an empty or new folder."
-            )
+    check_writable(folder, f"--workdir={path}")
+    if not any((folder / name).exists() for name in FILES):
         return
     if not overwrite and not resume:
         raise ValueError(
@@ -79,26 +91,51 @@ def check(path: str, settings: dict, *, overwrite: bool, resume: bool) -> None:
             "another folder."
         )
     if resume:
-        _check_same(path, json.loads(config.read_text()).get("settings", {}), settings)
+        _check_same(path, folder / "config.json", settings)
+
+
+def check_writable(folder: pathlib.Path, named: str) -> None:
+    """Refuses a folder that is none, or that could not be made or written.
+
+    Raises:
+      ValueError: naming the flag and the path that is in the way.
+    """
+    try:
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    except OSError as error:
+        raise ValueError(f"{named} cannot be a folder: {error.strerror}.") from None
+    if not there.is_dir():
+        raise ValueError(f"{named}: {there} is a file; expected a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{named} cannot be written: no permission in {there}.")
 
 
 def open_(path: str, *, resume: bool) -> RunDir:
-    """Makes the folder, or empties it of a former run's files, or keeps them."""
+    """Makes the folder, or empties it of a former run's files, or keeps them.
+
+    Raises:
+      ValueError: if the folder cannot be made or written.
+    """
     folder = pathlib.Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for name in (
-            "config.json",
-            "metrics.jsonl",
-            "summary.json",
-            "reconstructions.npz",
-            "grid.png",
-        ):
-            (folder / name).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename})"
+        raise ValueError(f"--workdir={path} cannot be written: {reason}.") from None
     return RunDir(folder)
 
 
-def _check_same(path, before, now):
+def _check_same(path, file, now):
+    try:
+        before = json.loads(file.read_text())["settings"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(
+            f"--resume: {file} cannot be read; start --workdir={path} again with "
+            "--overwrite."
+        ) from None
     now = json.loads(json.dumps(now))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

@@ -14,6 +14,7 @@ import optax
 
 from experiments import defense_flags
 from experiments.config import Config
+from experiments.given import Given
 from experiments.victim import Victim
 from invertjax import attacks, candidates, clients, defenses, distances, labels, layers
 from invertjax.base import Attack, Client
@@ -65,6 +66,7 @@ def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
     for i in range(config.targets):
         params = _row(victim.params, i) if victim.per_target else victim.params
         rows.append(jax.device_get(observe(params, _row(truth, i), i)))
+        _check_finite(config, rows[-1]["update"], i)
     trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     shared = {}
     (trials if victim.per_target else shared)["params"] = victim.params
@@ -74,21 +76,19 @@ def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
     )
 
 
-def given(config: Config, loss_fn, params, update, num_classes, from_input) -> Scene:
+def given(config: Config, given: Given, num_classes: int) -> Scene:
     """An update that the reader's own code has saved."""
-    share, _, simulate = _clients(config, loss_fn)
-    row = {"update": update, "rms": np.asarray(_rms(update))}
-    trials = jax.tree.map(lambda leaf: leaf[None], row)
-    shape = (config.batch_size, *config.image_shape)
+    share, _, simulate = _clients(config, given.loss_fn)
+    row = {"update": given.update, "rms": np.asarray(_rms(given.update))}
     return Scene(
         simulate,
         share,
-        {"params": params},
-        trials,
-        None,
-        shape,
-        num_classes,
-        from_input,
+        shared={"params": given.params},
+        trials=jax.tree.map(lambda leaf: leaf[None], row),
+        truth=None,
+        shape=(config.batch_size, *config.image_shape),
+        num_classes=num_classes,
+        from_input=given.from_input,
     )
 
 
@@ -97,13 +97,19 @@ def with_labels(config: Config, scene: Scene, probes) -> Scene:
 
     Args:
       probes: `{"image": [P, b, H, W, C], "label": [P, b]}`, public or noise images.
+
+    Raises:
+      ValueError: if labels are to be inferred from a model that does not admit it.
     """
     if config.labels == "joint":
         return scene
     if config.labels == "known":
         found = scene.truth["label"]
     else:
-        found = _inferred(config, scene, probes)
+        try:
+            found = _inferred(config, scene, probes)
+        except ValueError as error:
+            raise ValueError(f"--labels=inferred does not fit here: {error}") from None
     return scene._replace(trials={**scene.trials, "label": found})
 
 
@@ -125,10 +131,22 @@ def chosen_attack(config: Config, scene: Scene) -> str:
     """The attack that is run: what `auto` picks, on all updates, or the one named."""
     if config.attack != "auto":
         return config.attack
+    if config.labels == "joint":  # a closed form has no labels to optimise
+        return "inverting_gradients"
     rows = range(len(scene.trials["rms"]))
     updates = [_row(scene.trials["update"], i) for i in rows]
     admitted = all(attacks.admits(update, scene.shape) for update in updates)
     return "analytic" if admitted else "inverting_gradients"
+
+
+def check_fits(config: Config, scene: Scene, name: str) -> None:
+    """Raises `ValueError` where a closed form finds no layer to read."""
+    if name == "analytic":
+        try:
+            attack_maker(config, scene, name)(scene.shared, _row(scene.trials, 0))
+        except ValueError as error:
+            fits = f"--attack={config.attack} does not fit --model={config.model}"
+            raise ValueError(f"{fits}: {error}") from None
 
 
 def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attack]:
@@ -174,7 +192,7 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
 
 
 def _clients(config, loss_fn):
-    """The gradient, the client as it is, and the client as the attacker simulates it."""
+    """The gradient, the client, and the client as the attacker simulates it."""
     share = clients.gradient(loss_fn)
     if not config.local_steps:
         return share, share, share
@@ -189,7 +207,7 @@ def _clients(config, loss_fn):
         )
 
     client = local(config.local_shuffle)
-    # An attacker without the order simulates the batch's; without the steps, a gradient.
+    # Without the order an attacker simulates the batch's; without steps, a gradient.
     return share, client, local(False) if config.local_known else share
 
 
@@ -223,6 +241,19 @@ def _inferred(config, scene, probes):
         params = trial.get("params", scene.shared.get("params"))
         found.append(np.asarray(one(params, trial["update"], i)))
     return np.stack(found)
+
+
+def _check_finite(config, update, i):
+    if all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(update)):
+        return
+    flags = ("train_lr",) * bool(config.train_steps)
+    flags += ("local_lr",) * bool(config.local_steps)
+    named = [f"--{flag}={getattr(config, flag)}" for flag in flags]
+    named += [f"--defense={text}" for text in config.defense]
+    raise ValueError(
+        f"The update of target {i} is not finite: expected a model, and smaller values "
+        f"of {' '.join(named) or 'its params'}, that keep it so."
+    )
 
 
 def _key(config):

@@ -2,15 +2,17 @@
 
 import dataclasses
 import sys
+import time
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import audit, config, report, rundir
+from experiments import audit, config, interrupts, report, rundir
 
 COLUMNS = ("target", "PSNR dB", "SSIM", "labels", "steps", "stopped")
 INTERRUPTED, FAILED = 130, 1
+FLUSH_SECONDS = 1.0  # results are on disk that soon
 
 
 def reconstruct(
@@ -23,7 +25,7 @@ def reconstruct(
     """
     settings = config.resolve(raw)
     jax.config.update("jax_enable_x64", settings.x64)
-    name = settings.dataset if settings.update is None else "update"
+    name = settings.dataset or "update"
     workdir = workdir or (
         f"runs/{settings.attack}-{settings.model or 'loss'}-"
         f"{name.replace('/', '_').replace(':', '-')}-{settings.digest}"
@@ -34,45 +36,78 @@ def reconstruct(
     bars = audit.Bars(over=_bar)
     prepared = audit.prepare(settings, sources, bars)
     out = rundir.open_(workdir, resume=resume)
+    if resume:
+        summary = out.json("summary.json")
+        if summary and not summary["interrupted"]:
+            print(f"All {summary['targets']} targets are done: {out.path}")
+            return _code(summary)
     out.write_json("config.json", {"settings": kept, "versions": audit.versions()})
     return _run(prepared, out, bars)
 
 
 def _run(prepared, out, bars):
-    rows = [row for row in out.rows() if row["stopped"] != "interrupted"]
-    arrays = out.arrays("reconstructions.npz")
-    batches = [
-        {name: stacked[i] for name, stacked in arrays.items()} for i in range(len(rows))
-    ]
-    targets = prepared.config.targets
-    if len(rows) == targets:
-        print(f"All {targets} targets are done: {out.path}")
-        return 0
-
-    def on_row(row, batch):
-        rows.append(row)
-        batches.append(batch)
-        out.write_arrays("reconstructions.npz", _stack(batches))
-        out.write_rows(rows)
-
-    first = len(rows)
-    with _StepBar() as bar:
-        bars = bars._replace(steps=bar.update)
-        measured = audit.run(prepared, first=first, bars=bars, on_row=on_row)
-    null = audit.nulls(prepared, measured["program"], measured["interrupted"])
-    summary = audit.summarise(prepared, rows, measured, null)
+    keeper = _Keeper(out)
+    with interrupts.deferred() as check, _StepBar() as bar:
+        bars = bars._replace(steps=bar.update, check=check)
+        with keeper:
+            first = len(keeper.rows)
+            measured = audit.run(prepared, first=first, bars=bars, on_row=keeper.add)
+        null = audit.nulls(prepared, measured, bars)
+        if prepared.config.null_control and "shuffled_update" not in null:
+            measured["interrupted"] = True
+    for name in ("seconds_compile", "seconds_run"):
+        measured[name] += out.json("summary.json").get(name, 0.0)
+    summary = audit.summarise(prepared, keeper.rows, measured, null)
+    _picture(keeper.rows, keeper.batches, out)
     out.write_json("summary.json", summary)
-    _picture(prepared, rows, batches).save(out.path / "grid.png")
-    print(_text(prepared, rows, summary))
+    print(_text(keeper.rows, summary))
     print(f"Files: {out.path}")
-    if measured["interrupted"]:
+    return _code(summary, keeper.rows)
+
+
+def _code(summary, rows=()):
+    """The exit code; says on stderr what went wrong."""
+    if summary["failed"]:
+        which = [str(row["target"]) for row in rows if row["loss"] is None]
+        print(
+            f"error: {summary['failed']} of {summary['targets']} targets had no trial "
+            f"with a finite objective{': ' * bool(which)}{', '.join(which)}.",
+            file=sys.stderr,
+        )
+    if summary["interrupted"]:
+        print("interrupted: go on with --resume.", file=sys.stderr)
         return INTERRUPTED
-    if summary["failed"] == len(rows):
-        print("error: no trial of any target had a finite objective.", file=sys.stderr)
     return FAILED if summary["failed"] else 0
 
 
-def _text(prepared, rows, summary):
+class _Keeper:
+    """Rows and arrays of the finished targets, in memory and, soon after, on disk."""
+
+    def __init__(self, out):
+        self.out = out
+        self.rows, self.batches = out.finished()
+        self.written = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.flush()
+
+    def add(self, row, batch):
+        self.rows.append(row)
+        self.batches.append(batch)
+        if time.monotonic() - self.written > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self):
+        if self.rows:  # the arrays first: a row says that they are there
+            self.out.write_arrays("reconstructions.npz", _stack(self.batches))
+            self.out.write_rows(self.rows)
+        self.written = time.monotonic()
+
+
+def _text(rows, summary):
     lines = [
         (
             str(row["target"]),
@@ -98,8 +133,8 @@ def _text(prepared, rows, summary):
     else:
         parts.append(summary["truth"])
     parts.append(
-        f"{summary['seconds_compile']:.1f} s to compile, {summary['seconds_run']:.1f} s "
-        "to run"
+        f"{summary['seconds_compile']:.1f} s to compile, "
+        f"{summary['seconds_run']:.1f} s to run"
     )
     parts.append("The attacker was given:")
     parts += [f"  {name}: {value}" for name, value in summary["threat_model"].items()]
@@ -113,7 +148,7 @@ _NULLS = {
 }
 
 
-def _picture(prepared, rows, batches):
+def _picture(rows, batches, out):
     lines = []
     for row, batch in list(zip(rows, batches, strict=True))[:16]:
         title = f"target {row['target']}"
@@ -123,7 +158,7 @@ def _picture(prepared, rows, batches):
             lines.append(("  reconstructed", batch["image"][:16], captions))
         else:
             lines.append((f"{title}\nreconstructed", batch["image"][:16], []))
-    return report.grid(lines)
+    out.write_image("grid.png", report.grid(lines))
 
 
 def _stack(batches):

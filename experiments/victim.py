@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import models
-from experiments import updates
+from experiments import rundir, updates
 from experiments.config import Config
 from invertjax import convolutions, losses
 
@@ -34,15 +34,18 @@ class Victim(NamedTuple):
 
 def network(config: Config, image_shape, num_classes) -> models.Network:
     """The architecture of `--model`; `ValueError` where sizes do not fit."""
-    return models.build(
-        config.model,
-        image_shape=image_shape,
-        num_classes=num_classes,
-        activation=config.activation,
-        norm=config.norm,
-        init=config.init,
-        width=config.width,
-    )
+    try:
+        return models.build(
+            config.model,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            activation=config.activation,
+            norm=config.norm,
+            init=config.init,
+            width=config.width,
+        )
+    except ValueError as error:
+        raise ValueError(f"--model={config.model}: {error}") from None
 
 
 def build(config: Config, image_shape, num_classes, train_data, progress) -> Victim:
@@ -56,33 +59,51 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
       progress: `(iterable, name) -> iterable`, a progress bar.
     """
     net = network(config, image_shape, num_classes)
+    loaded = _loaded(config, net)
     key = jax.random.key(config.seed)
     params, buffers = _precise(config, jax.jit(net.init)(key))
-    notes = {"trained_steps": 0}
-    per_target = config.networks == "per_target"
-    if per_target:
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
-            jnp.arange(config.targets)
+    notes: dict = {"trained_steps": 0}
+    if config.networks == "per_target":
+        params = _precise(config, _networks(net, key, config.targets))
+    elif loaded is not None:
+        params, buffers, notes = loaded
+    elif config.train_steps:
+        params, buffers, accuracy = _train(
+            config, net, params, buffers, train_data(), progress
         )
-        params = jax.vmap(lambda key: net.init(key)[0])(keys)
-    elif config.trained:
-        params, buffers, notes = _trained(
-            config, net, params, buffers, train_data, progress
-        )
+        notes = {"trained_steps": config.train_steps, "train_accuracy": accuracy}
+        _save(config, {"params": params, "buffers": buffers})
     return Victim(
         loss(net, buffers, config.norm_mode == "train"),
         params,
-        per_target,
+        config.networks == "per_target",
         denormaliser(net, image_shape),
         notes,
     )
 
 
+def check_checkpoint(config: Config) -> None:
+    """Refuses a checkpoint that can neither be read nor, after training, be written.
+
+    Raises:
+      ValueError: naming --checkpoint and what is right.
+    """
+    if config.checkpoint is None:
+        return
+    file, named = pathlib.Path(config.checkpoint), f"--checkpoint={config.checkpoint}"
+    if file.exists():
+        updates.load(config.checkpoint, named)
+        return
+    if not config.train_steps:
+        raise ValueError(f"{named}: no such file; give --train_steps to make one.")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{named}: expected a file named *.safetensors.")
+    rundir.check_writable(file.parent, named)
+
+
 def _precise(config, tree):
     """Flax makes float32 params whatever JAX's own precision."""
-    if not config.x64:
-        return tree
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, config.dtype), tree)
 
 
 def _networks(net, key, count):
@@ -110,21 +131,38 @@ def denormaliser(net: models.Network, image_shape) -> Callable:
     return from_input
 
 
-def _trained(config, net, params, buffers, train_data, progress):
-    file = config.checkpoint
-    if file is not None and pathlib.Path(file).exists():
-        arrays = updates.load(file, "checkpoint")
-        like = {"params": params, "buffers": buffers}
-        loaded = updates.as_tree(arrays, like, "checkpoint")
-        return loaded["params"], loaded["buffers"], {"checkpoint": file}
-    params, buffers, accuracy = _train(
-        config, net, params, buffers, train_data(), progress
+def _loaded(config, net):
+    """Params, buffers and notes of an existing checkpoint, else None."""
+    file, named = config.checkpoint, f"--checkpoint={config.checkpoint}"
+    if file is None or not pathlib.Path(file).exists():
+        return None
+    arrays = updates.as_floats(updates.load(file, named), config.dtype, named)
+    like = dict(
+        zip(
+            ("params", "buffers"),
+            jax.eval_shape(net.init, jax.random.key(0)),
+            strict=True,
+        )
     )
-    if file is not None:
-        pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
-        updates.save(file, {"params": params, "buffers": buffers})
-    notes = {"trained_steps": config.train_steps, "train_accuracy": accuracy}
-    return params, buffers, notes
+    try:
+        tree = updates.as_tree(arrays, like, named)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} That is what --model={config.model} takes."
+        ) from None
+    steps = updates.notes(file).get("train_steps")
+    if config.train_steps and steps not in (None, str(config.train_steps)):
+        raise ValueError(
+            f"--train_steps={config.train_steps}: {named} was trained for {steps}; "
+            "expected the same, or another file."
+        )
+    return tree["params"], tree["buffers"], {"checkpoint": file}
+
+
+def _save(config, tree):
+    if config.checkpoint is not None:
+        pathlib.Path(config.checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        updates.save(config.checkpoint, tree, {"train_steps": str(config.train_steps)})
 
 
 def _train(config, net, params, buffers, data, progress, batch_size=64, chunk=20):

@@ -55,7 +55,7 @@ class Stop:
     """Why a trial ended (`Result.stopped`)."""
 
     BUDGET = 0  # all its steps were taken
-    NON_FINITE = 1  # loss or gradient became NaN or infinite; best so far is kept
+    NON_FINITE = 1  # loss, gradient or step was NaN or infinite; best so far is kept
     INTERRUPTED = 2  # the caller interrupted; best so far is kept
 
     NAMES = ("budget", "non-finite", "interrupted")

@@ -202,7 +202,8 @@ def best(results: Result) -> Result:
 
     The objective is all that an attacker sees: never the truth.
     """
-    chosen = jnp.argmin(results.loss, axis=1)
+    loss = jnp.where(jnp.isnan(results.loss), jnp.inf, results.loss)
+    chosen = jnp.argmin(loss, axis=1)
 
     def pick(leaf):
         return jax.vmap(lambda row, index: row[index])(leaf, chosen)

@@ -30,7 +30,7 @@ class State(NamedTuple):
     z: the iterate. opt_state: the optimiser's.
     best: the iterate with the lowest objective so far; best_loss: `[]`, its objective.
     losses: `[steps]`, the objective before each step. step: `[]` int32.
-    alive: `[]` bool, False once loss or gradient were not finite.
+    alive: `[]` bool, False once loss, gradient or step were not finite.
     """
 
     z: Point
@@ -112,21 +112,25 @@ def minimise(
         def value_fn(z):
             return objective(z, state.step / steps)
 
-        loss, grad = _value_and_grad(value_fn, state)
+        # Not what a line search has stored: a projection or the annealing has changed
+        # it since, and under vmap taking it over saves nothing.
+        loss, grad = jax.value_and_grad(value_fn)(state.z)
         better = loss < state.best_loss  # False for NaN: it can never win
-        state = state._replace(
-            best=optax.tree.where(better, state.z, state.best),
-            best_loss=jnp.where(better, loss, state.best_loss),
-            losses=state.losses.at[state.step].set(loss),
-            alive=jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grad)),
-        )
         delta, opt_state = optimizer.update(
             grad, state.opt_state, state.z, value=loss, grad=grad, value_fn=value_fn
         )
-        raw = optax.apply_updates(state.z, delta)
-        z = candidate.project(raw)
-        opt_state = _forget_if_moved(opt_state, raw, z)
-        return state._replace(z=z, opt_state=opt_state, step=state.step + 1)
+        z = candidate.project(optax.apply_updates(state.z, delta))
+        alive = _finite(loss) & _finite(grad) & _finite(z)
+        return State(
+            # A trial that ends stays where it is: restarts may share their mean.
+            z=optax.tree.where(alive, z, state.z),
+            opt_state=opt_state,
+            best=optax.tree.where(better, state.z, state.best),
+            best_loss=jnp.where(better, loss, state.best_loss),
+            losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.nan)),
+            step=state.step + alive,
+            alive=alive,
+        )
 
     def advance(state, n):
         def body(_, state):
@@ -148,26 +152,9 @@ def minimise(
     return Attack(init, advance, result, steps)
 
 
-def _value_and_grad(value_fn, state):
-    """Value and gradient at z, from the line search where the optimiser did one."""
-    if not _searches(state.opt_state):
-        return jax.value_and_grad(value_fn)(state.z)
-    compute = optax.value_and_grad_from_state(value_fn)
-    return compute(state.z, state=state.opt_state)
-
-
-def _forget_if_moved(opt_state, raw, z):
-    """Drops the line search's value where a projection moved the point it is of."""
-    if not _searches(opt_state):
-        return opt_state
-    same = jax.tree.map(lambda a, b: jnp.array_equal(a, b), raw, z)
-    moved = ~jnp.all(jnp.stack(jax.tree.leaves(same)))
-    value = optax.tree.get(opt_state, "value")
-    return optax.tree.set(opt_state, value=jnp.where(moved, jnp.inf, value))
-
-
-def _searches(opt_state):
-    return optax.tree.get(opt_state, "grad") is not None
+def _finite(tree):
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
 
 
 def _check_structure(client, observed, candidate):

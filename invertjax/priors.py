@@ -94,7 +94,8 @@ def _at(weight, t):
 def _anisotropic(image):
     down = jnp.abs(jnp.diff(image, axis=-3))
     right = jnp.abs(jnp.diff(image, axis=-2))
-    return jnp.mean(down) + jnp.mean(right)
+    # An image one pixel high or wide has no neighbours there, and no mean over them.
+    return sum(jnp.mean(d) for d in (down, right) if d.size) + jnp.zeros(())
 
 
 def _isotropic(image):

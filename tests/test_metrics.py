@@ -8,7 +8,6 @@ from skimage import metrics as skimage_metrics
 
 from invertjax import metrics
 
-
 _ssim = jax.jit(metrics.ssim)
 
 
@@ -79,7 +78,9 @@ def test_ssim_batches_and_differentiates():
     batched = jax.jit(jax.vmap(metrics.ssim))(a, b)
     single = [_ssim(x, y) for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(batched, single, atol=1e-6)
-    gradient = jax.jit(jax.grad(metrics.ssim))(jnp.asarray(_FLAT), jnp.asarray(_FLAT) - 0.1)
+    gradient = jax.jit(jax.grad(metrics.ssim))(
+        jnp.asarray(_FLAT), jnp.asarray(_FLAT) - 0.1
+    )
     assert jnp.all(jnp.isfinite(gradient))
 
 

@@ -1,0 +1,97 @@
+"""What a run reads, checked and in memory, before anything is built or written."""
+
+from typing import NamedTuple
+
+from experiments import data, given, victim
+from experiments.config import Config
+
+PUBLIC = 512  # images outside the targets, for label counts and baselines
+
+
+class Sources(NamedTuple):
+    """The images of a simulated run, or the files of a given update.
+
+    truth: `{"image": [N, B, H, W, C], "label": [N, B]}`, or None for a given update.
+    public: a `data.Dataset` without the targets' images, or None.
+    num_classes: K.
+    given: update, params and loss, or None where there is a truth.
+    """
+
+    truth: dict | None
+    public: data.Dataset | None
+    num_classes: int
+    given: given.Given | None = None
+
+
+def read(config: Config) -> Sources:
+    """Reads the data or the given files.
+
+    Args:
+      config: resolved.
+
+    Raises:
+      ValueError: naming the flag that asks for what is not there or does not fit.
+    """
+    if config.update is not None:
+        return Sources(None, None, given.num_classes(config), given.read(config))
+    victim.check_checkpoint(config)
+    count = config.targets * config.batch_size
+    there = _data(config, "split", data.check, None)
+    if there < count:
+        raise ValueError(
+            f"--batch_size={config.batch_size} times --targets={config.targets} needs "
+            f"{count} images: --dataset={config.dataset} --split={config.split} has "
+            f"{there}."
+        )
+    limit = None if config.train_steps else count + PUBLIC
+    _data(config, "train_split", data.check, limit)
+    held = _data(config, "split", data.load, count)
+    public = _outside(config, _data(config, "train_split", data.load, limit), held)
+    for part in (held, public):
+        _check_labels(part)
+    shape = (config.targets, config.batch_size)
+    images = held.images.astype(config.dtype)
+    truth = {
+        "image": images.reshape(*shape, *images.shape[1:]),
+        "label": held.labels.reshape(shape),
+    }
+    return Sources(truth, public, held.num_classes)
+
+
+def _data(config, flag, read, limit):
+    """`data.load` or `data.check`, whose errors then name the flags."""
+    split = getattr(config, flag)
+    try:
+        return read(
+            config.dataset,
+            split,
+            config.data_dir,
+            image_size=config.image_size,
+            limit=limit,
+        )
+    except ValueError as error:
+        named = f"--dataset={config.dataset} --{flag}={split}"
+        raise ValueError(f"{named}: {error}") from None
+
+
+def _outside(config, public, held):
+    """Public images that are no targets, where both come of one split."""
+    if config.split.partition("[")[0] != config.train_split.partition("[")[0]:
+        return public
+    seen = {image.tobytes() for image in held.images}
+    rows = [i for i, image in enumerate(public.images) if image.tobytes() not in seen]
+    if not rows:
+        raise ValueError(
+            f"--train_split={config.train_split} holds only images that are targets: "
+            f"expected others than --split={config.split}."
+        )
+    return public._replace(images=public.images[rows], labels=public.labels[rows])
+
+
+def _check_labels(held):
+    low, high = int(held.labels.min()), int(held.labels.max())
+    if low < 0 or high >= held.num_classes:
+        raise ValueError(
+            f"--dataset={held.name} --split={held.split} has labels from {low} to "
+            f"{high}: expected 0 to {held.num_classes - 1}."
+        )
