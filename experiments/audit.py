@@ -12,6 +12,7 @@ import optax
 import invertjax
 from experiments import baselines, defense_flags, report, scene, victim
 from experiments.config import Config
+from experiments.sources import PUBLIC
 from experiments.sources import Sources as Sources
 from experiments.sources import read as read
 from invertjax import driver, labels, metrics
@@ -51,9 +52,10 @@ def prepare(config: Config, sources: Sources, bars: Bars = SILENT) -> Prepared:
     if sources.given is not None:
         stage = scene.given(config, sources.given, classes)
         public, notes = None, {"given": config.params}
-        probes = labels.noise_batches(
-            jax.random.key(config.seed), 8, *stage.shape[:1], stage.shape[1:], classes
-        )
+        size, *shape = stage.shape
+        number = max(1, PUBLIC // size)
+        key = jax.random.key(config.seed)
+        probes = labels.noise_batches(key, number, size, tuple(shape), classes)
     else:
         built = victim.build(
             config,
@@ -67,7 +69,6 @@ def prepare(config: Config, sources: Sources, bars: Bars = SILENT) -> Prepared:
         probes = _probes(config, sources.public)
     stage = scene.with_labels(config, stage, probes)
     name = scene.chosen_attack(config, stage)
-    scene.check_fits(config, stage, name)
     return Prepared(config, stage, name, public, notes, classes)
 
 
@@ -88,8 +89,8 @@ def run(
     """
     config, stage = prepared.config, prepared.scene
     make = scene.attack_maker(config, stage, prepared.attack)
-    keys = jax.random.split(jax.random.key(config.seed + 1), config.targets)
-    keys = jax.vmap(lambda key: jax.random.split(key, config.restarts))(keys)
+    count = len(stage.trials["rms"])
+    keys = _keys(config.seed + 1, count, config)
     program = driver.build(make, stage.shared, stage.trials, keys)
     measured = {
         "program": program,
@@ -97,7 +98,7 @@ def run(
         "seconds_run": 0.0,
         "interrupted": False,
     }
-    if first == config.targets:
+    if first == count:
         return measured
 
     def report_chunk(progress):
@@ -120,8 +121,13 @@ def run(
         on_group=report_group,
     )
     stopped = np.asarray(done.results.stopped)
-    interrupted = len(stopped) < config.targets - first or _interrupted(stopped)
+    interrupted = len(stopped) < count - first or _interrupted(stopped)
     return {**measured, "seconds_run": done.seconds, "interrupted": interrupted}
+
+
+def _keys(seed, count, config):
+    keys = jax.random.split(jax.random.key(seed), count)
+    return jax.vmap(lambda key: jax.random.split(key, config.restarts or 1))(keys)
 
 
 def nulls(prepared: Prepared, measured: dict, bars: Bars = SILENT) -> dict:
@@ -139,7 +145,7 @@ def nulls(prepared: Prepared, measured: dict, bars: Bars = SILENT) -> dict:
         measured["program"],
         stage.shared,
         scene.shuffled(config, stage),
-        jax.random.split(jax.random.key(config.seed + 2), (1, config.restarts)),
+        _keys(config.seed + 2, 1, config),
         on_chunk=lambda progress: bars.check(),
     ).results
     if not _interrupted(np.asarray(results.stopped)):
@@ -162,18 +168,14 @@ def summarise(prepared: Prepared, rows: list[dict], measured: dict, null: dict) 
         "loss_mean": _mean([row["loss"] for row in rows if row["loss"] is not None]),
     }
     if prepared.scene.truth is None:
-        summary |= _without_truth(rows)
+        summary |= _without_truth(rows[0])
     else:
         summary |= _scores(config, rows, null)
     if summary["failed"] == len(rows):
         summary["verdict"] = "FAILED: no trial had a finite objective."
     rms = float(np.mean([row["update_rms"] for row in rows]))
     summary["update_rms_mean"] = rms
-    summary["defense_to_rms"] = {
-        f"{spec.name}:{spec.value:g}": spec.value / rms if rms else None
-        for spec in map(defense_flags.parse, config.defense)
-        if spec.name in ("gaussian", "laplace")
-    }
+    summary["defense_to_rms"] = _noise_to_rms(config, rms)
     summary["victim"] = prepared.notes
     summary["threat_model"] = report.threat_model(config, prepared.attack)
     return summary
@@ -193,26 +195,38 @@ def _scores(config, rows, null):
     }
 
 
-def _without_truth(rows):
-    losses = [np.inf if row["loss"] is None else row["loss"] for row in rows]
+def _noise_to_rms(config, rms):
+    """How large the noise is beside the undefended update's coordinates."""
+    specs = [defense_flags.parse(text) for text in config.defense]
+    return {
+        f"{spec.name}:{spec.value:g}": spec.value / rms if rms else None
+        for spec in specs
+        if spec.name in ("gaussian", "laplace") and spec.value is not None
+    }
+
+
+def _without_truth(row):
     return {
         "psnr_mean": None,
         "truth": "not given: no PSNR can be computed",
-        "verdict": report.verdict_blind(float(np.mean(losses))),
+        "fit": row["fit"],
+        "verdict": report.verdict_blind(row["fit"]),
     }
 
 
 def versions() -> dict:
     """What a repetition needs to know of this machine."""
     device = jax.devices()[0]
+    modules = {"invertjax": invertjax, "jax": jax, "flax": flax, "optax": optax}
+    found = {name: module.__version__ for name, module in modules.items()}
     return {
-        "invertjax": invertjax.__version__,
-        "flax": flax.__version__,
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
+        "versions": {
+            **found,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         "device": f"{len(jax.devices())} x {device.platform} ({device.device_kind})",
+        "platform": platform.platform(),
     }
 
 
@@ -231,6 +245,8 @@ def _row(prepared, index, result):
     }
     images = _finite(result.batch["image"])
     if stage.truth is None:
+        fit = scene.fit(prepared.config, stage, index, result.batch)
+        row["fit"] = fit if np.isfinite(fit) else None
         return row, {"image": np.clip(images, 0, 1), "label": guess}
     truth = jax.tree.map(lambda leaf: leaf[index], stage.truth)
     score = metrics.score({"image": images}, truth)
@@ -244,9 +260,9 @@ def _row(prepared, index, result):
 
 
 def _probes(config, public):
-    """Up to 8 public batches of the client's size, for label counts."""
-    size = min(config.batch_size, len(public.images))
-    count = max(1, min(8, len(public.images) // size))
+    """Public batches of the client's size (batch norm sees it), for label counts."""
+    size = min(config.batch_size, PUBLIC, len(public.images))
+    count = min(PUBLIC, len(public.images)) // size
     return {
         "image": public.images[: count * size].reshape(
             count, size, *public.images.shape[1:]

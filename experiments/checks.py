@@ -121,12 +121,16 @@ def _networks(config):
         )
 
 
+def has_batch_norm(config, model: str | None) -> bool:
+    """Whether the victim has a batch norm; False where the reader's loss decides."""
+    return model is not None and "batch" == (config.norm or models.DEFAULTS[model].norm)
+
+
 def _norm_mode(config, model):
-    norm = config.norm or (model and models.DEFAULTS[model].norm)
-    if config.norm_mode is not None and norm != "batch":
+    if config.norm_mode is not None and not has_batch_norm(config, model):
         raise ValueError(
             f"--norm_mode={config.norm_mode} does not apply here: --model={model} has "
-            f"--norm={norm}; expected --norm=batch with it."
+            "no batch norm; expected --norm=batch with it."
         )
 
 

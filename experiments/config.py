@@ -7,6 +7,7 @@ Every error is a one-line `ValueError` that names the flag, its value and what i
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 from experiments import checks
 
@@ -20,55 +21,61 @@ ATTACK_DEFAULTS = {
 }
 
 
+NOT_GIVEN: Any = None  # of any type, as `resolve` fills it in
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run. None means: not given, take the default of the attack or the model."""
+    """One run. What is None was not given; `resolve` puts in the defaults.
+
+    What is None afterwards is the model's or the data set's own, or does not apply.
+    """
 
     # Data
-    dataset: str | None = None
+    dataset: str = NOT_GIVEN
     data_dir: str | None = None
-    split: str | None = None
+    split: str = NOT_GIVEN
     image_size: int | None = None
     # Victim
-    model: str | None = None
+    model: str = NOT_GIVEN
     activation: str | None = None
     norm: str | None = None
-    norm_mode: str | None = None
+    norm_mode: str = NOT_GIVEN
     init: str | None = None
     width: int | None = None
-    networks: str | None = None
-    train_steps: int | None = None
-    train_split: str | None = None
-    train_lr: float | None = None
+    networks: str = NOT_GIVEN
+    train_steps: int = NOT_GIVEN
+    train_split: str = NOT_GIVEN
+    train_lr: float = NOT_GIVEN
     checkpoint: str | None = None
     # Attack
     attack: str = "auto"
-    batch_size: int | None = None
-    targets: int | None = None
-    restarts: int | None = None
-    steps: int | None = None
-    labels: str | None = None
-    attack_lr: float | None = None
-    total_variation: float | None = None
+    batch_size: int = NOT_GIVEN
+    targets: int = NOT_GIVEN
+    restarts: int = NOT_GIVEN
+    steps: int = NOT_GIVEN
+    labels: str = NOT_GIVEN
+    attack_lr: float = NOT_GIVEN
+    total_variation: float = NOT_GIVEN
     # Local training (FedAvg); 0 steps: the gradient itself (FedSGD)
-    local_steps: int | None = None
-    local_batch: int | None = None
-    local_lr: float | None = None
-    local_shuffle: bool | None = None
-    local_known: bool | None = None
+    local_steps: int = NOT_GIVEN
+    local_batch: int = NOT_GIVEN
+    local_lr: float = NOT_GIVEN
+    local_shuffle: bool = NOT_GIVEN
+    local_known: bool = NOT_GIVEN
     # Defenses, in order, as NAME:VALUE
     defense: tuple[str, ...] = ()
-    defense_known: bool | None = None
+    defense_known: bool = NOT_GIVEN
     # An update from the user's own code instead of a data set
     update: str | None = None
     params: str | None = None
     loss: str | None = None
-    image_shape: tuple[int, ...] | None = None
+    image_shape: tuple[int, ...] = NOT_GIVEN
     num_classes: int | None = None
     # Run
     x64: bool = False
     seed: int = 0
-    null_control: bool | None = None
+    null_control: bool = NOT_GIVEN
 
     @property
     def closed_form(self) -> bool:
@@ -90,47 +97,51 @@ class Config:
 
 
 def resolve(config: Config) -> Config:
-    """Checks a config and fills in its defaults.
+    """Checks a config and fills in its defaults; what is resolved stays as it is.
 
     Raises:
       ValueError: naming the first flag that is wrong, its value and what is right.
     """
     checks.choices(config)
     checks.ranges(config)
-    defaults = ATTACK_DEFAULTS[config.attack]
-    model = config.model or (None if config.loss else defaults["model"])
+    model = config.model or ATTACK_DEFAULTS[config.attack]["model"]
+    model = None if config.loss and not config.model else model
     checks.applies(config, model)
+    silent = {
+        flag: value
+        for flag, value in _defaults(config, model).items()
+        if getattr(config, flag) is None
+    }
+    return dataclasses.replace(config, **silent)
+
+
+def _defaults(config, model):
+    """Of the flags that apply; the others stay None."""
+    defaults = ATTACK_DEFAULTS[config.attack]
     batch_size = config.batch_size or 1
-    filled = dict(
-        model=model,
-        labels=defaults["labels"],
-        batch_size=batch_size,
-        restarts=1,
-        steps=0 if config.closed_form else defaults["steps"],
-        attack_lr=_attack_lr(model, config),
-        total_variation=_total_variation(model, batch_size, config),
-        norm_mode="train",
-        train_steps=0,
-        train_lr=0.05,
-        local_steps=0,
-        local_batch=batch_size,
-        local_lr=0.05,
-        local_shuffle=False,
-        local_known=True,
-        defense_known=False,
-        null_control=True,
-    )
+    filled = dict(model=model, labels=defaults["labels"], batch_size=batch_size)
     if config.update is None:
         filled |= dict(dataset="photos", split="test", train_split="train", targets=4)
         filled |= dict(networks="shared" if config.trained else "per_target")
-    else:
-        filled |= dict(targets=1, networks="shared", null_control=False)
-        if filled["labels"] == "known":
-            filled["labels"] = "inferred"
-    silent = {
-        flag: value for flag, value in filled.items() if getattr(config, flag) is None
-    }
-    return dataclasses.replace(config, **silent)
+        filled |= dict(train_steps=0, null_control=True)
+        if checks.has_batch_norm(config, model):
+            filled |= dict(norm_mode="train")
+    elif filled["labels"] == "known":
+        filled["labels"] = "inferred"
+    if not config.closed_form:
+        filled |= dict(restarts=1, steps=defaults["steps"])
+    if config.attack in checks.MATCHES_COSINE:
+        filled["attack_lr"] = _attack_lr(model, config)
+        filled["total_variation"] = _total_variation(model, batch_size, config)
+    if config.train_steps:
+        filled |= dict(train_lr=0.05)
+    filled |= dict(local_steps=0)
+    if config.local_steps:
+        filled |= dict(local_batch=batch_size, local_lr=0.05)
+        filled |= dict(local_shuffle=False, local_known=True)
+    if config.defense:
+        filled |= dict(defense_known=False)
+    return filled
 
 
 def _attack_lr(model, config):

@@ -8,14 +8,16 @@ import optax
 
 from experiments.near import near
 from invertjax import defenses, distances
+from invertjax.base import Distance
 
 
 class Kind(NamedTuple):
     """A defense that the command line offers.
 
     build: `(key, value) -> optax.GradientTransformation`.
-    low, high: the open or closed range of the value; `expected` says it in words.
-    adapt: `distance -> distance` of an attacker who knows it; None where there is none.
+    accepts: whether a value is in range; `expected` says the range in words.
+    adapt: `(distance, value) -> distance` of an attacker who knows it; None where there
+      is no such form.
     """
 
     build: Callable
@@ -29,8 +31,7 @@ KINDS = {
         lambda key, value: defenses.clip(value),
         lambda value: 0 < value < float("inf"),
         "a positive global norm",
-        # Cosine is invariant to scale: the plain attack is the adaptive one.
-        adapt=lambda distance: distance,
+        adapt=lambda distance, value: _clipped(distance, value),
     ),
     "gaussian": Kind(
         defenses.gaussian_noise,
@@ -46,7 +47,7 @@ KINDS = {
         lambda key, value: defenses.prune(value),
         lambda value: 0 <= value < 1,
         "the share set to zero, in [0, 1)",
-        adapt=distances.masked,
+        adapt=lambda distance, value: distances.masked(distance),
     ),
     "quantise": Kind(
         lambda key, value: defenses.quantise(value),
@@ -103,17 +104,25 @@ def chained(specs: list[Spec]) -> Callable:
     return defense
 
 
-def adapted(distance, specs: list[Spec]):
-    """The distance of an attacker who knows the defenses, and who has no such form.
+def is_adaptable(spec: Spec) -> bool:
+    """Whether there is a form of the attack that makes use of knowing this defense."""
+    return KINDS[spec.name].adapt is not None
 
-    Returns:
-      The distance, and the names of the defenses without an adaptive form.
-    """
-    without = []
-    for spec in specs:
+
+def adapted(distance: Distance, specs: list[Spec]) -> Distance:
+    """The distance of an attacker who knows the defenses, as far as there is one."""
+    for spec in reversed(specs):  # the attacker sees what the last one has left
         adapt = KINDS[spec.name].adapt
-        if adapt is None:
-            without.append(spec.name)
-        else:
-            distance = adapt(distance)
-    return distance, without
+        distance = adapt(distance, spec.value) if adapt else distance
+    return distance
+
+
+def _clipped(distance, max_norm):
+    """The distance once the guess's update is clipped as well."""
+    clip = defenses.clip(max_norm)
+
+    def residual(guess, observed):
+        guess, _ = clip.update(guess, clip.init(guess))
+        return distance.residual(guess, observed)
+
+    return Distance(residual, distance.reduce)

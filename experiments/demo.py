@@ -148,9 +148,9 @@ class _Record:
         return report.table(lines, header)
 
 
-GIVEN = """The attacker was given one client's update, the model (untrained), the labels and
-the batch size; not the images, and of the defense only where it says known. What is not
-reconstructed here may still fall to a stronger attack."""
+GIVEN = """The attacker was given one client's update, the model (untrained), the labels
+and the batch size; not the images, and of the defense only where it says known. What
+is not reconstructed here may still fall to a stronger attack."""
 
 
 def main(argv: list[str]) -> None:

@@ -35,9 +35,10 @@ def read(config: Config) -> Given:
         arrays[flag] = updates.as_floats(loaded, config.dtype, f"--{flag}={path}")
     if not any(np.any(leaf) for leaf in arrays["update"].values()):
         raise ValueError(f"--update={config.update} holds only zeros.")
-    if config.loss is not None:
-        return _with_loss(config, arrays)
-    return _with_model(config, arrays)
+    read_as = _with_model if config.loss is None else _with_loss
+    found = read_as(config, arrays)
+    victim.check_attack(config, found.params, config.image_shape)
+    return found
 
 
 def num_classes(config: Config) -> int:

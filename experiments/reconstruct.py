@@ -1,86 +1,193 @@
 """Reconstructs batches from shared updates, and reports what leaked.
 
-    python -m experiments.reconstruct --dataset=photos --workdir=runs/first
+    python -m experiments.reconstruct
+    python -m experiments.reconstruct --dataset=cifar10 --attack=deep_leakage --x64
+    python -m experiments.reconstruct --defense=clip:1 --defense=gaussian:0.01
+    python -m experiments.reconstruct --local_steps=4 --batch_size=4 --local_batch=2
+    python -m experiments.reconstruct --flagfile=experiments/presets/fedavg.flags
+    python -m experiments.reconstruct --update=u.npz --params=p.npz --batch_size=1 \\
+        --image_shape=32,32,3 --num_classes=10 --loss=my_module:loss_fn
+
+A client computes an update on a batch of real images and shares it, plain or defended;
+the attack reconstructs the batch from what was shared. Target i is images i*B to
+(i+1)*B - 1 of --split, B being --batch_size.
 
 Writes config.json, metrics.jsonl (a row a target), summary.json, reconstructions.npz
-and grid.png into --workdir. Every flag has a default; those without a value below take
-the default of --attack and --model.
+and grid.png into --workdir. Ctrl-C keeps the best so far, and --resume goes on from
+there. Exit codes: 0 done, 1 no finite result, 2 bad input, 130 interrupted.
 """
 
 import dataclasses
 import sys
+from typing import Any
 
 from absl import app, flags
 
 import models
 from experiments import startup, terminal
-from experiments.config import ATTACKS, LABELS, NETWORKS, Config
+from experiments.checks import ATTACKS, LABELS, NETWORKS, NORM_MODES
+from experiments.config import Config
+
+
+def _one_of(names):
+    return f"one of {', '.join(names)}"
+
 
 flags.DEFINE_string(
-    "dataset", "photos", "photos, faces, folder:PATH, or a TFDS name such as cifar10."
+    "dataset",
+    None,
+    "Where the images come from: photos and faces come with the installation, "
+    "folder:PATH are your own (PATH/CLASS/IMAGE.png or .jpg), any other name is a TFDS "
+    "data set prepared as array_record, such as cifar10. Default: photos.",
 )
-flags.DEFINE_string("data_dir", None, "TFDS folder (default: TFDS_DATA_DIR).")
 flags.DEFINE_string(
-    "split", "test", "Split of the targets: target i is its i-th batch."
+    "data_dir", None, "Folder of TFDS data sets. Default: $TFDS_DATA_DIR."
 )
-flags.DEFINE_integer("image_size", None, "Side to which images are resized.")
-flags.DEFINE_string("model", None, f"The victim: {', '.join(models.NAMES)}.")
-flags.DEFINE_string("activation", None, f"{', '.join(models.ACTIVATIONS)}.")
-flags.DEFINE_string("norm", None, f"{', '.join(models.NORMS)}.")
-flags.DEFINE_string("norm_mode", "train", "Batch norm in train or eval mode.")
-flags.DEFINE_string("init", None, f"{', '.join(models.INITS)}.")
-flags.DEFINE_integer("width", None, "Width of the first layer; the rest scales.")
 flags.DEFINE_string(
-    "networks", None, f"Untrained networks, one for each target or one: {NETWORKS}."
+    "split", None, "Split of the targets, e.g. train or test[100:]. Default: test."
 )
-flags.DEFINE_integer("train_steps", 0, "SGD steps (batches of 64) on the victim first.")
-flags.DEFINE_string("train_split", None, "Split for training and public images: train.")
-flags.DEFINE_float("train_lr", None, "Learning rate of that training: 0.05.")
+flags.DEFINE_integer(
+    "image_size", None, "Resize images to this side. Default: as they are; photos 32."
+)
 flags.DEFINE_string(
-    "checkpoint", None, "A .safetensors file: loaded if it exists, else written."
+    "model", None, f"The victim, {_one_of(models.NAMES)}. Default: as --attack has it."
 )
-flags.DEFINE_string("attack", "auto", f"{', '.join(ATTACKS)}.")
-flags.DEFINE_integer("batch_size", None, "Images in one update: 1.")
-flags.DEFINE_integer("targets", None, "Updates to attack: 4.")
-flags.DEFINE_integer("restarts", None, "Random starts, of which the best fit wins: 1.")
-flags.DEFINE_integer("steps", None, "Iterations of the attack.")
-flags.DEFINE_string("labels", None, f"How the attacker has the labels: {LABELS}.")
+flags.DEFINE_string(
+    "activation", None, f"Its activation, {_one_of(models.ACTIVATIONS)}."
+)
+flags.DEFINE_string("norm", None, f"Its normalisation, {_one_of(models.NORMS)}.")
+flags.DEFINE_string(
+    "norm_mode",
+    None,
+    f"Statistics of its batch norm, {_one_of(NORM_MODES)}. Default: train.",
+)
+flags.DEFINE_string(
+    "init",
+    None,
+    f"Its initial weights, {_one_of(models.INITS)}: N(0, 1/fan_in), or U(-0.5, 0.5).",
+)
+flags.DEFINE_integer(
+    "width", None, "Width of its first layer; the others are multiples of it."
+)
+flags.DEFINE_string(
+    "networks",
+    None,
+    f"Untrained networks, {_one_of(NETWORKS)}: a new one for every target, or one for "
+    "all. Default: per_target. A trained network serves all.",
+)
+flags.DEFINE_integer(
+    "train_steps", None, "Train it first, with so many SGD steps of 64. Default: 0."
+)
+flags.DEFINE_string(
+    "train_split",
+    None,
+    "Split for that, and of the attacker's public images. Targets in it are left out. "
+    "Default: train.",
+)
+flags.DEFINE_float("train_lr", None, "Learning rate of that training. Default: 0.05.")
+flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "A .safetensors file of the trained network: read if it exists, else written.",
+)
+flags.DEFINE_string(
+    "attack",
+    "auto",
+    f"The attack, {_one_of(ATTACKS)}. auto: analytic where the update admits the "
+    "closed form, else inverting_gradients.",
+)
+flags.DEFINE_integer("batch_size", None, "B, images behind one update. Default: 1.")
+flags.DEFINE_integer("targets", None, "Number of updates to attack. Default: 4.")
+flags.DEFINE_integer(
+    "restarts",
+    None,
+    "Random starts, of which the attacker keeps the best fit. Default: 1.",
+)
+flags.DEFINE_integer(
+    "steps",
+    None,
+    "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000.",
+)
+flags.DEFINE_string(
+    "labels",
+    None,
+    f"How the attacker comes by the labels, {_one_of(LABELS)}: told, read off the last "
+    "layer, or optimised with the images. Default: known; idlg inferred, deep_leakage "
+    "joint; with --update inferred.",
+)
 flags.DEFINE_float("attack_lr", None, "Learning rate of inverting_gradients.")
-flags.DEFINE_float("total_variation", None, "Its weight of total variation.")
-flags.DEFINE_integer("local_steps", 0, "Local SGD steps in all (FedAvg); 0: FedSGD.")
-flags.DEFINE_integer("local_batch", None, "Their mini-batch: the whole batch.")
-flags.DEFINE_float("local_lr", None, "Their learning rate: 0.05.")
-flags.DEFINE_bool(
-    "local_shuffle", False, "Shuffle every epoch, unknown to the attacker."
+flags.DEFINE_float(
+    "total_variation", None, "Weight of total variation in inverting_gradients."
 )
-flags.DEFINE_bool("local_known", True, "The attacker simulates the local steps.")
+flags.DEFINE_integer(
+    "local_steps",
+    None,
+    "FedAvg: local SGD steps in all. Step i takes mini-batch i of the batch, in order "
+    "and round again. Default: 0, the gradient itself (FedSGD).",
+)
+flags.DEFINE_integer("local_batch", None, "Images in a mini-batch. Default: B.")
+flags.DEFINE_float("local_lr", None, "Learning rate of local steps. Default: 0.05.")
+flags.DEFINE_bool(
+    "local_shuffle", None, "Draw a new order every epoch, unknown to the attacker."
+)
+flags.DEFINE_bool(
+    "local_known",
+    None,
+    "The attacker simulates the local steps; --nolocal_known: takes the update for one "
+    "gradient. Default: true.",
+)
 flags.DEFINE_multi_string(
     "defense",
     [],
-    "clip:NORM, gaussian:STD, laplace:SCALE, prune:SHARE, quantise:BITS, sign; "
-    "repeatable, applied in order.",
+    "What the client does to its update before sharing, as NAME:VALUE: clip:NORM "
+    "(global), gaussian:STD, laplace:SCALE, prune:SHARE_ZEROED (of each leaf), "
+    "quantise:BITS, sign. Repeatable, applied in order.",
 )
-flags.DEFINE_bool("defense_known", False, "The attacker adapts to the defense.")
-flags.DEFINE_string("update", None, "Attack this .npz or .safetensors update instead.")
-flags.DEFINE_string("params", None, "With --update: the params it was computed at.")
-flags.DEFINE_string("loss", None, "With --update: module:function, (params, batch).")
+flags.DEFINE_bool(
+    "defense_known", None, "The attacker knows the defense, and adapts where it can."
+)
+flags.DEFINE_string(
+    "update",
+    None,
+    "Attack this update instead: .npz or .safetensors, keys are paths such as "
+    "layers/0/kernel. A gradient, or params before minus after. Needs --params, "
+    "--batch_size, --image_shape, and --model or --loss.",
+)
+flags.DEFINE_string(
+    "params", None, "With --update: file of the params at which it was computed."
+)
+flags.DEFINE_string(
+    "loss",
+    None,
+    "With --update: module:function of (params, batch) -> scalar, in JAX; batch has "
+    '"image" [B, H, W, C] in [0, 1] and "label" [B] (with --labels=joint [B, K]).',
+)
 flags.DEFINE_list("image_shape", None, "With --update: H,W,C.")
-flags.DEFINE_integer("num_classes", None, "With --update: number of classes: 10.")
+flags.DEFINE_integer(
+    "num_classes", None, "With --update: K. Default: 10; --loss needs it."
+)
 flags.DEFINE_bool("x64", False, "Compute in float64.")
 flags.DEFINE_integer("seed", 0, "Of networks, clients and attacks.")
 flags.DEFINE_bool(
-    "null_control", True, "Also attack one shuffled update, as a control."
+    "null_control",
+    None,
+    "As a control, also attack the first target's update with its coordinates "
+    "shuffled. Default: true.",
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the results: runs/ATTACK-MODEL-DATASET-HASH."
+    "workdir",
+    None,
+    "Folder of the results. Default: runs/ATTACK-MODEL-DATASET-HASH.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
-_RESUME = flags.DEFINE_bool("resume", False, "Continue it after its last target.")
+_RESUME = flags.DEFINE_bool(
+    "resume", False, "Go on with the run in --workdir after its last finished target."
+)
 
 
 def config_from_flags() -> Config:
     """The flags as a config; not yet checked."""
-    values = {
+    values: dict[str, Any] = {
         field.name: flags.FLAGS[field.name].value
         for field in dataclasses.fields(Config)
     }
@@ -112,7 +219,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:  # a full disk, a folder that went away
         return _said(error, 1)
     except KeyboardInterrupt:
-        return _said("interrupted before there was a result.", terminal.INTERRUPTED)
+        return _said("interrupted.", terminal.INTERRUPTED)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -1,7 +1,5 @@
 """What a run says: the threat model, the verdict, the table and the picture."""
 
-import math
-
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -14,16 +12,6 @@ CAP_DB = 160.0
 
 def threat_model(config: Config, attack: str) -> dict:
     """What the attacker was given, as plain values for `summary.json`."""
-    specs = [defense_flags.parse(text) for text in config.defense]
-    _, without = defense_flags.adapted(lambda *_: 0, specs) if specs else (None, [])
-    if not specs:
-        adaptive = "no defense"
-    elif not config.defense_known:
-        adaptive = "no: the attacker does not know of the defense"
-    elif without:
-        adaptive = f"partly: no adaptive form of {', '.join(without)} exists here"
-    else:
-        adaptive = "yes: the attack is adapted to the defense"
     local = config.local_steps > 0
     return {
         "server": "honest-but-curious: sees one client's update and the model",
@@ -33,16 +21,31 @@ def threat_model(config: Config, attack: str) -> dict:
         "update": "local training (FedAvg)" if local else "one gradient (FedSGD)",
         "local_steps": _local_knowledge(config) if local else "none",
         "defense": list(config.defense) or "none",
-        "defense_adaptive": adaptive,
+        "defense_adaptive": _defense_knowledge(config),
         "batch_norm": _norm_knowledge(config),
         "public_data": _public(config),
         "selection": "lowest objective over restarts and iterates, never the truth",
     }
 
 
+def _defense_knowledge(config):
+    if not config.defense:
+        return "no defense"
+    if not config.defense_known:
+        return "no: the attacker does not know of the defense"
+    specs = [defense_flags.parse(text) for text in config.defense]
+    without = [spec.name for spec in specs if not defense_flags.is_adaptable(spec)]
+    if not without:
+        return "yes: the attack is adapted to the defense"
+    share = "no" if len(without) == len(specs) else "partly"
+    return f"{share}: known, but there is no adaptive form of {', '.join(without)} here"
+
+
 def _local_knowledge(config):
     if not config.local_known:
-        return "unknown: the update is treated as one gradient"
+        counted = config.labels == "inferred" and config.batch_size > 1
+        but = " (but their number and rate serve to count labels)" if counted else ""
+        return f"unknown: the update is treated as one gradient{but}"
     order = "unknown" if config.local_shuffle else "known"
     return f"known, with learning rate and mini-batch size; order {order}"
 
@@ -85,17 +88,22 @@ def verdict(psnr: float, best_null: float, labels: str) -> str:
     )
 
 
-def verdict_blind(loss: float) -> str:
-    """The same where the truth is not at hand: only the fit can be judged."""
-    if not math.isfinite(loss):
+def verdict_blind(fit: float | None) -> str:
+    """The same where the truth is not at hand: only the fit can be judged.
+
+    Args:
+      fit: cosine distance of the reconstruction's update from the one observed; None
+        if it is not finite.
+    """
+    if fit is None:
         return "FAILED: no trial had a finite objective."
-    if loss < 1e-4:
-        fit = "explains the update almost completely: expect a faithful image"
-    elif loss < 1e-1:
-        fit = "explains the update in part: look at the picture"
+    if fit < 1e-3:
+        says = "explains the update almost completely: expect a faithful image"
+    elif fit < 1e-1:
+        says = "explains the update in part: look at the picture"
     else:
-        fit = "does not explain the update: nothing was recovered"
-    return f"Without the truth no quality can be given. The reconstruction {fit}."
+        says = "does not explain the update: nothing was recovered"
+    return f"Without the truth no quality can be given. The reconstruction {says}."
 
 
 def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class RunDir:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         self._replace(name, lambda file: file.write(text.encode()))
 
-    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         self._replace(name, lambda file: np.savez(file, **arrays))
 
     def write_rows(self, rows: list[dict]) -> None:

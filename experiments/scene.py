@@ -139,24 +139,8 @@ def chosen_attack(config: Config, scene: Scene) -> str:
     return "analytic" if admitted else "inverting_gradients"
 
 
-def check_fits(config: Config, scene: Scene, name: str) -> None:
-    """Raises `ValueError` where a closed form finds no layer to read."""
-    if name == "analytic":
-        try:
-            attack_maker(config, scene, name)(scene.shared, _row(scene.trials, 0))
-        except ValueError as error:
-            fits = f"--attack={config.attack} does not fit --model={config.model}"
-            raise ValueError(f"{fits}: {error}") from None
-
-
 def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attack]:
     """`(shared, trial) -> Attack` for the driver."""
-    specs = [defense_flags.parse(text) for text in config.defense]
-
-    def adapt(distance):
-        if not config.defense_known:
-            return distance
-        return defense_flags.adapted(distance, specs)[0]
 
     def make(shared, trial):
         params = trial.get("params", shared.get("params"))
@@ -177,7 +161,7 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
                 steps=config.steps,
                 learning_rate=config.attack_lr,
                 total_variation=config.total_variation,
-                distance=adapt(distances.cosine),
+                distance=_adapted(config, distances.cosine),
             )
         # idlg is deep_leakage with the label inferred, which `with_labels` has done.
         return attacks.deep_leakage(
@@ -185,10 +169,26 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
             observed,
             candidate,
             steps=config.steps,
-            distance=adapt(distances.squared),
+            distance=_adapted(config, distances.squared),
         )
 
     return make
+
+
+def fit(config: Config, scene: Scene, index: int, batch: Any) -> float:
+    """The cosine distance of a guess's update from the observed one, in [0, 2]."""
+    trial = _row(scene.trials, index)
+    params = trial.get("params", scene.shared.get("params"))
+    client = clients.at(scene.simulate, params, jax.random.key(0))
+    distance = _adapted(config, distances.cosine)
+    return float(jax.jit(lambda b: distance(client(b), trial["update"]))(batch))
+
+
+def _adapted(config, distance):
+    if not config.defense_known:
+        return distance
+    specs = [defense_flags.parse(text) for text in config.defense]
+    return defense_flags.adapted(distance, specs)
 
 
 def _clients(config, loss_fn):

@@ -1,9 +1,11 @@
 """What a run reads, checked and in memory, before anything is built or written."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments import data, given, victim
+from experiments import data, victim
 from experiments.config import Config
+from experiments.given import Given, num_classes
+from experiments.given import read as read_given
 
 PUBLIC = 512  # images outside the targets, for label counts and baselines
 
@@ -17,10 +19,10 @@ class Sources(NamedTuple):
     given: update, params and loss, or None where there is a truth.
     """
 
-    truth: dict | None
-    public: data.Dataset | None
+    truth: Any
+    public: Any
     num_classes: int
-    given: given.Given | None = None
+    given: Given | None = None
 
 
 def read(config: Config) -> Sources:
@@ -33,7 +35,7 @@ def read(config: Config) -> Sources:
       ValueError: naming the flag that asks for what is not there or does not fit.
     """
     if config.update is not None:
-        return Sources(None, None, given.num_classes(config), given.read(config))
+        return Sources(None, None, num_classes(config), read_given(config))
     victim.check_checkpoint(config)
     count = config.targets * config.batch_size
     there = _data(config, "split", data.check, None)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from experiments import audit, config, interrupts, report, rundir
 
 COLUMNS = ("target", "PSNR dB", "SSIM", "labels", "steps", "stopped")
+BLIND = ("target", "objective", "misfit", "steps", "stopped")
 INTERRUPTED, FAILED = 130, 1
 FLUSH_SECONDS = 1.0  # results are on disk that soon
 
@@ -41,13 +42,14 @@ def reconstruct(
         if summary and not summary["interrupted"]:
             print(f"All {summary['targets']} targets are done: {out.path}")
             return _code(summary)
-    out.write_json("config.json", {"settings": kept, "versions": audit.versions()})
     return _run(prepared, out, bars)
 
 
 def _run(prepared, out, bars):
     keeper = _Keeper(out)
+    settings = dataclasses.asdict(prepared.config)
     with interrupts.deferred() as check, _StepBar() as bar:
+        out.write_json("config.json", {"settings": settings, **audit.versions()})
         bars = bars._replace(steps=bar.update, check=check)
         with keeper:
             first = len(keeper.rows)
@@ -108,19 +110,9 @@ class _Keeper:
 
 
 def _text(rows, summary):
-    lines = [
-        (
-            str(row["target"]),
-            f"{np.mean(row['psnr']):.2f}" if "psnr" in row else "-",
-            f"{np.mean(row['ssim']):.3f}" if row.get("ssim") else "-",
-            f"{row['label_recall']:.0%}" if "label_recall" in row else "-",
-            str(row["steps"]),
-            row["stopped"],
-        )
-        for row in rows
-    ]
-    parts = [report.table(lines, COLUMNS)]
-    if summary["psnr_mean"] is not None:
+    scored = "psnr" in rows[0]
+    parts = [report.table([_line(row) for row in rows], COLUMNS if scored else BLIND)]
+    if scored:
         parts.append(
             f"PSNR {summary['psnr_mean']:.2f} +- {summary['psnr_std']:.2f} dB over "
             f"{summary['targets']} targets (worst for the attacker "
@@ -130,8 +122,6 @@ def _text(rows, summary):
             f"  {value['psnr_mean']:6.2f} dB  {_NULLS[name]}"
             for name, value in summary["null"].items()
         ]
-    else:
-        parts.append(summary["truth"])
     parts.append(
         f"{summary['seconds_compile']:.1f} s to compile, "
         f"{summary['seconds_run']:.1f} s to run"
@@ -139,6 +129,20 @@ def _text(rows, summary):
     parts.append("The attacker was given:")
     parts += [f"  {name}: {value}" for name, value in summary["threat_model"].items()]
     return "\n".join([*parts, summary["verdict"]])
+
+
+def _line(row):
+    """One row of the table, under COLUMNS or BLIND."""
+    if "psnr" in row:
+        scores = [
+            f"{np.mean(row['psnr']):.2f}",
+            f"{np.mean(row['ssim']):.3f}" if row["ssim"] else "-",
+            f"{row['label_recall']:.0%}",
+        ]
+    else:
+        values = (row["loss"], row["fit"])
+        scores = ["-" if value is None else f"{value:.2e}" for value in values]
+    return (str(row["target"]), *scores, str(row["steps"]), row["stopped"])
 
 
 _NULLS = {
@@ -166,7 +170,7 @@ def _stack(batches):
 
 
 def _bar(items, name):
-    return tqdm(items, desc=name, unit="chunk", disable=None)
+    return iter(tqdm(items, desc=name, unit="chunk", disable=None))
 
 
 class _StepBar:

@@ -65,9 +65,10 @@ def check_suffix(path: str, named: str) -> None:
 
 
 def _npz(path):
-    with np.load(path, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array: use np.savez")
+    archive = np.load(path, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array; use np.savez")
+    with archive:
         return {key: archive[key] for key in archive.files}
 
 

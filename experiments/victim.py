@@ -1,5 +1,6 @@
 """The network whose updates are attacked: built, trained or loaded."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import optax
 import models
 from experiments import rundir, updates
 from experiments.config import Config
-from invertjax import convolutions, losses
+from invertjax import convolutions, layers, losses
 
 
 class Victim(NamedTuple):
@@ -59,7 +60,9 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
       progress: `(iterable, name) -> iterable`, a progress bar.
     """
     net = network(config, image_shape, num_classes)
-    loaded = _loaded(config, net)
+    like = jax.eval_shape(net.init, jax.random.key(0))
+    check_attack(config, like[0], image_shape)
+    loaded = _loaded(config, *like)
     key = jax.random.key(config.seed)
     params, buffers = _precise(config, jax.jit(net.init)(key))
     notes: dict = {"trained_steps": 0}
@@ -74,7 +77,7 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
         notes = {"trained_steps": config.train_steps, "train_accuracy": accuracy}
         _save(config, {"params": params, "buffers": buffers})
     return Victim(
-        loss(net, buffers, config.norm_mode == "train"),
+        loss(net, buffers, train=config.norm_mode != "eval"),
         params,
         config.networks == "per_target",
         denormaliser(net, image_shape),
@@ -99,6 +102,28 @@ def check_checkpoint(config: Config) -> None:
     if file.suffix != ".safetensors":
         raise ValueError(f"{named}: expected a file named *.safetensors.")
     rundir.check_writable(file.parent, named)
+
+
+def check_attack(config: Config, params, image_shape) -> None:
+    """Refuses the closed form where no dense layer has the image as its input.
+
+    Args:
+      config: resolved.
+      params: of the victim, or their shapes.
+      image_shape: (H, W, C).
+
+    Raises:
+      ValueError: naming the attack and the victim.
+    """
+    if config.attack == "analytic":
+        victim = f"--model={config.model}" if config.model else f"--loss={config.loss}"
+        fits = f"--attack=analytic does not fit {victim}"
+        try:
+            first = layers.first(params, math.prod(image_shape))
+        except ValueError as error:
+            raise ValueError(f"{fits}: {error}") from None
+        if first.bias is None:
+            raise ValueError(f"{fits}: expected {first.path!r} to have a bias.")
 
 
 def _precise(config, tree):
@@ -131,7 +156,7 @@ def denormaliser(net: models.Network, image_shape) -> Callable:
     return from_input
 
 
-def _loaded(config, net):
+def _loaded(config, params, buffers):
     """Params, buffers and notes of an existing checkpoint, else None."""
     file, named = config.checkpoint, f"--checkpoint={config.checkpoint}"
     if file is None or not pathlib.Path(file).exists():

@@ -81,7 +81,8 @@ class Result(NamedTuple):
 class Attack(NamedTuple):
     """An attack on one observed update, as three pure functions.
 
-    init: `key -> state`; the key is consumed.
+    init: `key -> state`; the key is consumed. While there are steps to take, the state
+      has `best_loss` `[]` for the driver to show.
     advance: `(state, n) -> state` after `n` (traced int) further steps.
     result: `state -> Result`, at any time.
     steps: the budget; 0 for a closed form, which is finished after `init`.

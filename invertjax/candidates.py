@@ -64,6 +64,11 @@ def pixels(
         raise ValueError(f"Expected shape={shape} to be (B, H, W, C), all >= 1.")
     if (labels is None) == (num_classes is None):
         raise ValueError("Expected exactly one of labels and num_classes.")
+    if labels is not None and jnp.shape(labels)[:1] != shape[:1]:
+        raise ValueError(
+            f"Expected labels of shape {jnp.shape(labels)} to have {shape[0]} rows, "
+            f"as shape={shape} has."
+        )
 
     def start(key):
         image_key, label_key = jax.random.split(key)

@@ -115,8 +115,11 @@ def local_sgd(
 
 
 def at(client: Client, params: Params, key: Key) -> Callable[[Batch], Update]:
-    """The client at fixed params and key: the function an attack runs backwards."""
-    return lambda batch: client(params, batch, key)
+    """The client at fixed params and key: the function an attack runs backwards.
+
+    Every call draws the same from the key; no call consumes it.
+    """
+    return lambda batch: client(params, batch, jax.random.clone(key))
 
 
 def _two_pass(loss_fn):

@@ -80,9 +80,11 @@ def build(
         of several networks gains nothing and costs cache), all of them elsewhere.
 
     Raises:
-      ValueError: if the leading axes of trials and keys disagree.
+      ValueError: if the leading axes of trials and keys disagree, or on a width < 1.
     """
     count = _check(trials, keys)
+    if width is not None and width < 1:
+        raise ValueError(f"Expected width={width} >= 1.")
     if width is None:
         width = 1 if jax.default_backend() == "cpu" else count
     width = min(width, count)
@@ -131,7 +133,9 @@ def run(
     """Runs a program over N targets, group by group, in chunks of steps.
 
     KeyboardInterrupt ends the run after the chunk in flight; the group that was running
-    then returns its best so far, and says `Stop.INTERRUPTED`.
+    then returns its best so far, and says `Stop.INTERRUPTED`. Before a group's first
+    chunk, or in `on_group`, it ends the run with the groups that are complete, and is
+    raised if there is none.
 
     Args:
       program: from `build`, with the shapes of these arguments.
@@ -142,17 +146,16 @@ def run(
     """
     count = _check(trials, keys)
     total = program.steps * -(-count // program.width)
-    done, finished, clock = 0, [], _Clock()
-    interrupted = False
-    for first in range(0, count, program.width):
-        rows = range(first, min(first + program.width, count))
+    finished, clock = [], _Clock()
+
+    def report(steps, losses):
+        done = program.steps * len(finished) + steps
+        on_chunk(Progress(done, total, clock.seconds, losses))
+
+    def run_group(rows):
         # The last group is filled up with repeats of its first target.
-        filled = [*rows, *[first] * (program.width - len(rows))]
+        filled = [*rows, *[rows[0]] * (program.width - len(rows))]
         trial, key = _rows((trials, keys), jnp.array(filled))
-
-        def report(steps, losses, done=done):
-            on_chunk(Progress(done + steps, total, clock.seconds, losses))
-
         with clock:
             state = jax.block_until_ready(program.init(shared, trial, key))
         advance = functools.partial(program.advance, shared, trial)
@@ -163,9 +166,15 @@ def run(
             results = jax.block_until_ready(program.finish(shared, trial, state))
         finished.append(_rows(results, jnp.arange(len(rows))))
         on_group(rows, finished[-1])
-        done += program.steps
-        if interrupted:
-            break
+        return interrupted
+
+    try:
+        for first in range(0, count, program.width):
+            if run_group(range(first, min(first + program.width, count))):
+                break
+    except KeyboardInterrupt:
+        if not finished:
+            raise
     results = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *finished)
     return Run(results, clock.seconds)
 

@@ -121,11 +121,12 @@ def minimise(
         )
         z = candidate.project(optax.apply_updates(state.z, delta))
         alive = _finite(loss) & _finite(grad) & _finite(z)
+        best = optax.tree.where(better, state.z, state.best)
         return State(
-            # A trial that ends stays where it is: restarts may share their mean.
-            z=optax.tree.where(alive, z, state.z),
+            # A trial that ends rests at its best: restarts may share their mean.
+            z=optax.tree.where(alive, z, best),
             opt_state=opt_state,
-            best=optax.tree.where(better, state.z, state.best),
+            best=best,
             best_loss=jnp.where(better, loss, state.best_loss),
             losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.nan)),
             step=state.step + alive,
@@ -162,16 +163,23 @@ def _check_structure(client, observed, candidate):
     guess = jax.eval_shape(
         lambda key: client(candidate.decode(candidate.init(key))), key
     )
+    wanted, given = _named(guess), _named(observed)
     if jax.tree.structure(guess) != jax.tree.structure(observed):
+        missing, unknown = sorted({*wanted} - {*given}), sorted({*given} - {*wanted})
         raise ValueError(
             f"Expected an update with the tree {jax.tree.structure(guess)}, got "
-            f"{jax.tree.structure(observed)}."
+            f"{jax.tree.structure(observed)}: missing {missing}, unknown {unknown}."
         )
-    wanted = jax.tree_util.tree_leaves_with_path(guess)
-    for (path, want), leaf in zip(wanted, jax.tree.leaves(observed), strict=True):
-        if want.shape != jnp.shape(leaf):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for name, want in wanted.items():
+        if want.shape != jnp.shape(given[name]):
             raise ValueError(
                 f"Expected update {name} to have shape {want.shape}, as the params "
-                f"have; got {jnp.shape(leaf)}."
+                f"have; got {jnp.shape(given[name])}."
             )
+
+
+def _named(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -51,7 +51,9 @@ def analytic(
     def result(z):
         batch = candidate.decode(z)
         loss = distances.cosine(client(batch), observed)
-        stopped = jnp.where(jnp.isfinite(loss), Stop.BUDGET, Stop.NON_FINITE)
+        finite = jnp.isfinite(loss)
+        stopped = jnp.where(finite, Stop.BUDGET, Stop.NON_FINITE)
+        loss = jnp.where(finite, loss, jnp.inf)
         return Result(batch, loss, jnp.zeros(0), jnp.array(0, jnp.int32), stopped)
 
     return Attack(init, lambda z, n: z, result, 0)
@@ -80,10 +82,7 @@ def admits(
 
 
 def _first(observed, shape, layer):
-    if layer is not None:
-        dense = layers.get(observed, layer)
-    else:
-        dense = layers.first(observed, shape[1] * shape[2] * shape[3])
+    dense = layers.first(observed, shape[1] * shape[2] * shape[3], path=layer)
     if dense.bias is None:
         raise ValueError(f"Expected layer={dense.path!r} to have a bias.")
     return dense

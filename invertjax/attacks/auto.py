@@ -5,7 +5,16 @@ from invertjax.attacks.inverting_gradients import inverting_gradients
 from invertjax.base import Attack, Candidate, Update
 
 
-def auto(client, observed: Update, candidate: Candidate, shape, **options) -> Attack:
+def auto(
+    client,
+    observed: Update,
+    candidate: Candidate,
+    shape: tuple[int, ...],
+    *,
+    layer: str | None = None,
+    from_input=lambda flat: flat,
+    **options,
+) -> Attack:
     """`analytic` where the update admits the closed form, else `inverting_gradients`.
 
     Decides on concrete arrays, so call it outside `jit` and `vmap`.
@@ -13,8 +22,9 @@ def auto(client, observed: Update, candidate: Candidate, shape, **options) -> At
     Args:
       client, observed, candidate: see `matching.attack`.
       shape: `(B, H, W, C)`.
+      layer, from_input: see `analytic`.
       options: for `inverting_gradients`.
     """
-    if admits(observed, shape):
-        return analytic(client, observed, candidate)
+    if admits(observed, shape, layer=layer):
+        return analytic(client, observed, candidate, layer=layer, from_input=from_input)
     return inverting_gradients(client, observed, candidate, **options)

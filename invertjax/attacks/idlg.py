@@ -33,7 +33,7 @@ def idlg(
             f"Expected batch_size={shape[0]} to be 1: iDLG reads a single label. "
             "For a batch, take labels.counts."
         )
-    last = layers.get(observed, layer) if layer else layers.last(observed, num_classes)
-    label = labels.idlg(last.weight)[None]
+    last = layers.last(observed, num_classes, path=layer)
+    label = labels.idlg(last.weight, last.bias)[None]
     candidate = candidates.pixels(shape, label)
     return deep_leakage(client, observed, candidate, steps=steps, history=history)

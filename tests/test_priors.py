@@ -1,0 +1,134 @@
+"""Priors against images whose value is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from invertjax import priors
+
+T = jnp.zeros(())
+
+
+def images(rows):
+    """A batch of one image of one channel."""
+    return {"image": jnp.asarray(rows, jnp.float32)[None, :, :, None]}
+
+
+@pytest.mark.parametrize(
+    "rows, anisotropic, isotropic",
+    [
+        ([[0.5, 0.5], [0.5, 0.5]], 0, 0),
+        # A step to the right: |dx| = 1 in 1 of 2 columns of neighbours, no |dy|.
+        ([[0, 0, 1], [0, 0, 1], [0, 0, 1]], 1 / 2, 3 / 9),
+        ([[0, 0, 0], [0, 0, 0], [1, 1, 1]], 1 / 2, 3 / 9),
+        # A corner: one of 4 pixels has dx = dy = 1; two more an edge each.
+        ([[1, 0], [0, 0]], 1 / 2 + 1 / 2, np.sqrt(2) / 4),
+        ([[0, 1], [1, 0]], 1 + 1, (np.sqrt(2) + 1 + 1) / 4),
+        # One pixel high: there are no neighbours below.
+        ([[0, 1, 1]], 1 / 2, 1 / 3),
+        ([[0], [3]], 3, 3 / 2),
+        ([[7]], 0, 0),
+    ],
+)
+def test_total_variation_of_hand_made_images(rows, anisotropic, isotropic):
+    batch = images(rows)
+    for expected, flag in ((anisotropic, False), (isotropic, True)):
+        prior = priors.total_variation(2.0, isotropic=flag)
+        np.testing.assert_allclose(prior(batch, T), 2 * expected, rtol=1e-6)
+
+
+def test_total_variation_is_a_mean_over_images_and_channels():
+    one = images([[0, 1], [1, 0]])["image"]
+    flat = jnp.zeros_like(one)
+    prior = priors.total_variation(1.0)
+    for axis in (0, 3):
+        both = {"image": jnp.concatenate([one, flat], axis)}
+        np.testing.assert_allclose(prior(both, T), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+@pytest.mark.parametrize("rows", [np.full((3, 3), 0.5), [[0.2]], [[0.2, 0.4]]])
+def test_total_variation_has_a_finite_gradient(rows, isotropic):
+    prior = priors.total_variation(1.0, isotropic=isotropic)
+    grad = jax.grad(prior)(images(rows), T)["image"]
+    assert jnp.isfinite(grad).all()
+
+
+def test_total_variation_pulls_neighbours_together():
+    for isotropic in (False, True):
+        prior = priors.total_variation(1.0, isotropic=isotropic)
+        grad = jax.grad(prior)(images([[0.2, 0.4]]), T)["image"].ravel()
+        assert grad[0] < 0 < grad[1]
+
+
+def test_l2_is_the_mean_square_about_the_center():
+    batch = images([[0, 1], [0.5, 0.5]])
+    np.testing.assert_allclose(priors.l2(3.0)(batch, T), 3 * 1.5 / 4, rtol=1e-6)
+    np.testing.assert_allclose(priors.l2(1.0, center=0.5)(batch, T), 0.5 / 4, rtol=1e-6)
+
+
+def test_batch_norm_is_the_distance_of_the_statistics():
+    def statistics(params, batch):
+        value = params * batch["image"]
+        return [{"mean": value.mean((0, 1, 2)), "var": value.var((0, 1, 2))}]
+
+    batch = images([[0, 2], [0, 2]])  # scaled by 2: mean 2, variance 4
+    observed = statistics(2.0, batch)
+    prior = priors.batch_norm(0.5, statistics, 2.0, observed)
+    assert prior(batch, T) == 0
+    shifted = images([[1, 3], [1, 3]])  # mean 4, variance 4
+    np.testing.assert_allclose(prior(shifted, T), 0.5 * 2**2, rtol=1e-6)
+    spread = images([[-1, 3], [-1, 3]])  # mean 2, variance 16
+    np.testing.assert_allclose(prior(spread, T), 0.5 * 12**2, rtol=1e-6)
+
+
+def test_group_consistency_is_the_distance_from_the_mean_of_the_restarts():
+    restarts = {"image": jax.random.uniform(jax.random.key(0), (3, 2, 4, 4, 1))}
+    prior = priors.group_consistency(2.0)
+    compute = jax.vmap(
+        jax.value_and_grad(prior), in_axes=(0, None), axis_name="restarts"
+    )
+    values, grads = compute(restarts, T)
+    image = np.asarray(restarts["image"])
+    gap = image - image.mean(0, keepdims=True)
+    np.testing.assert_allclose(values, 2 * (gap**2).mean((1, 2, 3, 4)), rtol=1e-5)
+    # The mean is a constant: the gradient is that of |x - c|^2 alone.
+    expected = 4 * gap / image[0].size
+    np.testing.assert_allclose(grads["image"], expected, rtol=0, atol=1e-6)
+
+
+def test_group_consistency_names_its_axis():
+    restarts = {"image": jnp.arange(2.0).reshape(2, 1, 1, 1, 1)}
+    prior = priors.group_consistency(1.0, axis_name="runs")
+    values = jax.vmap(lambda batch: prior(batch, T), axis_name="runs")(restarts)
+    np.testing.assert_allclose(values, 0.25)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        priors.total_variation,
+        priors.l2,
+        lambda w: priors.batch_norm(w, lambda p, b: p * b["image"], 1.0, jnp.zeros(1)),
+    ],
+    ids=["total_variation", "l2", "batch_norm"],
+)
+def test_a_weight_may_be_a_schedule_or_traced(make):
+    batch = {"image": jnp.arange(8.0).reshape(1, 2, 2, 2)[..., :1]}
+    if make not in (priors.total_variation, priors.l2):
+        batch = {"image": jnp.ones(1)}
+    unit = make(1.0)(batch, T)
+    assert unit > 0
+    scheduled = make(optax.linear_schedule(0.0, 4.0, 1))
+    np.testing.assert_allclose(scheduled(batch, jnp.array(0.25)), unit, rtol=1e-6)
+    traced = jax.jit(lambda weight: make(weight)(batch, T))
+    np.testing.assert_allclose(traced(3.0), 3 * unit, rtol=1e-6)
+
+
+def test_combined_adds_up_and_none_is_flat():
+    batch = images([[0, 1], [1, 0]])
+    parts = [priors.total_variation(1.0), priors.l2(2.0), priors.none]
+    np.testing.assert_allclose(priors.combined(*parts)(batch, T), 2 + 1, rtol=1e-6)
+    assert priors.combined()(batch, T) == priors.none(batch, T) == 0
