@@ -65,10 +65,10 @@ def check_suffix(path: str, named: str) -> None:
 
 
 def _npz(path):
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it is a single array; use np.savez")
-    with archive:
+    with open(path, "rb") as file:  # np.load leaves a damaged one open
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array; use np.savez")
         return {key: archive[key] for key in archive.files}
 
 

@@ -162,13 +162,7 @@ def _loaded(config, params, buffers):
     if file is None or not pathlib.Path(file).exists():
         return None
     arrays = updates.as_floats(updates.load(file, named), config.dtype, named)
-    like = dict(
-        zip(
-            ("params", "buffers"),
-            jax.eval_shape(net.init, jax.random.key(0)),
-            strict=True,
-        )
-    )
+    like = {"params": params, "buffers": buffers}
     try:
         tree = updates.as_tree(arrays, like, named)
     except ValueError as error:

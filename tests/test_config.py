@@ -133,16 +133,46 @@ def test_bad_settings_are_refused_in_one_line(args, fragments, capsys, tmp_path)
         assert fragment in line
 
 
-@pytest.mark.parametrize("attack", checks.ATTACKS)
-def test_every_attack_has_defaults_for_everything(attack):
+# What stays None: it is the model's or the data set's own, or does not apply.
+OWN = {"data_dir", "image_size", "activation", "norm", "init", "width"}
+ABSENT = {"checkpoint", "update", "params", "loss", "image_shape", "num_classes"}
+LOCALS = {"local_batch", "local_lr", "local_shuffle", "local_known"}
+FIRST_ORDER = {"attack_lr", "total_variation"}
+UNUSED = {"norm_mode", "train_lr", "defense_known"}
+
+
+@pytest.mark.parametrize(
+    "attack, unused",
+    [
+        ("auto", set()),
+        ("inverting_gradients", set()),
+        ("deep_leakage", FIRST_ORDER),
+        ("idlg", FIRST_ORDER),
+        ("analytic", FIRST_ORDER | {"restarts", "steps"}),
+    ],
+)
+def test_every_attack_has_defaults_for_everything(attack, unused):
     settings = resolve(Config(attack=attack))
     assert settings.model in models.NAMES and settings.labels in checks.LABELS
-    own = {"data_dir", "image_size", "activation", "norm", "init", "width"}
-    absent = {"checkpoint", "update", "params", "loss", "image_shape", "num_classes"}
     empty = {k for k, v in dataclasses.asdict(settings).items() if v is None}
-    assert empty == own | absent
-    assert (settings.steps == 0) == (attack == "analytic")
+    assert empty == OWN | ABSENT | LOCALS | UNUSED | unused
     assert resolve(Config(attack=attack, seed=1)) != settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(),
+        dict(attack="analytic"),
+        dict(train_steps=5, local_steps=2, defense=("sign",), model="resnet20"),
+        dict(update="u", params="p", model="mlp", batch_size=1, image_shape=(8, 8, 3)),
+    ],
+)
+def test_what_is_resolved_can_be_given_again(given):
+    settings = resolve(Config(**given))
+    assert resolve(settings) == settings
+    flags = cli.flags(dataclasses.asdict(settings))
+    assert resolve(cli.parse(*flags)) == settings
 
 
 def test_what_is_given_is_kept():
@@ -175,6 +205,9 @@ def test_what_is_given_is_kept():
         (dict(attack="idlg"), dict(model="lenet", labels="inferred")),
         (dict(attack="analytic"), dict(model="mlp", labels="known")),
         (dict(batch_size=4, local_steps=2), dict(local_batch=4, local_known=True)),
+        (dict(norm="batch"), dict(norm_mode="train")),
+        (dict(model="resnet20"), dict(norm_mode="train")),
+        (dict(model="resnet20", norm="none"), dict(norm_mode=None)),
         (dict(x64=True), dict(dtype="float64")),
     ],
 )
@@ -198,8 +231,9 @@ def test_a_given_update_comes_without_labels_and_without_data(attack, labels):
             image_shape=(8, 8, 3),
         )
     )
-    assert settings.labels == labels and settings.targets == 1
-    assert settings.dataset is None and not settings.null_control
+    assert settings.labels == labels and settings.batch_size == 1
+    of_data = ("dataset", "split", "targets", "networks", "null_control")
+    assert all(getattr(settings, name) is None for name in of_data)
 
 
 def test_runs_of_different_settings_get_different_folders():

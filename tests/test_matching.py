@@ -199,7 +199,7 @@ def test_line_search_values_are_not_reused_where_they_do_not_hold():
     ids=["missing", "unknown", "shape", "stacked"],
 )
 def test_updates_of_another_network(change, message):
-    params = toy.init(KEY())
+    params = toy.init(0)
     with pytest.raises(ValueError, match=message):
         matching.attack(
             toy.at(params),
@@ -211,7 +211,7 @@ def test_updates_of_another_network(change, message):
 
 
 def test_a_budget_of_no_steps():
-    params = toy.init(KEY())
+    params = toy.init(0)
     guess = candidates.pixels((1, *toy.SHAPE), jnp.array([1]))
     with pytest.raises(ValueError, match="steps=0 >= 1"):
         matching.attack(
@@ -236,9 +236,9 @@ def convolved(params, images):
 @pytest.fixture(scope="module")
 def shared():
     """Params and an update."""
-    conv = 0.5 * jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
-    params = {"conv": conv, "rest": toy.init(KEY())}
-    batch = toy.batch(jax.random.key(2), size=2)
+    conv = toy.batch(1, shape=(3, 3, 4))["image"].reshape(3, 3, 1, 4) - 0.5
+    params = {"conv": conv, "rest": toy.init(0)}
+    batch = toy.batch(2, size=2)
     grad = jax.grad(toy.losses.classification(convolved))
     return params, jax.jit(grad)(params, batch)
 
@@ -251,24 +251,32 @@ def first_iterates(shared, scale, *, matrix_products, restarts=None):
     loss_fn = toy.losses.classification(convolved)
     client = clients.gradient(loss_fn, matrix_products=matrix_products)
     client = toy.at(params, client)
-    guess = candidates.box(candidates.pixels((2, *toy.SHAPE), jnp.array([0, 1])))
     prior = priors.total_variation(1e-3)
     adam = optax.adam(0.01)
-    attack = matching.attack(
-        client, observed, guess, optimizer=adam, steps=10, prior=prior
-    )
 
-    def one(key):
+    def one(start):
+        guess = candidates.pixels(
+            start.shape, jnp.array([0, 1]), init=lambda key, shape: start
+        )
+        attack = matching.attack(
+            client,
+            observed,
+            candidates.box(guess),
+            optimizer=adam,
+            steps=10,
+            prior=prior,
+        )
+
         def step(state, _):
             state = attack.advance(state, 1)
             mean_gradient = optax.tree.get(state.opt_state, "mu")["image"]
             return state, (state.z["image"], mean_gradient)
 
-        final, steps = jax.lax.scan(step, attack.init(key), length=10)
+        final, steps = jax.lax.scan(step, attack.init(KEY()), length=10)
         return *steps, final.losses
 
-    keys = jax.vmap(jax.random.key)(jnp.arange(restarts or 1))
-    return jax.vmap(one)(keys) if restarts else one(keys[0])
+    starts = toy.batch(3, size=32)["image"].reshape(16, 2, *toy.SHAPE)
+    return jax.vmap(one)(starts[:restarts]) if restarts else one(starts[0])
 
 
 @pytest.fixture(scope="module")

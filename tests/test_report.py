@@ -1,11 +1,14 @@
 """What a run says of itself: threat model, verdict, table, picture, null baselines."""
 
+import cli
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import baselines, report
 from experiments.config import Config, resolve
+
+cheap_compilation = cli.cheap_compilation  # a fixture
 
 
 def _threats(attack="inverting_gradients", **settings):
@@ -150,7 +153,7 @@ def test_null_baselines_of_known_images():
 
 def test_random_guesses_follow_the_seed():
     random = np.random.default_rng(0)
-    truth = {"image": random.uniform(size=(2, 1, 8, 8, 1)).astype(np.float32)}
+    truth = {"image": random.uniform(size=(3, 2, 8, 8, 1)).astype(np.float32)}
     public = random.uniform(size=(50, 8, 8, 1)).astype(np.float32)
     found = [
         baselines.guesses(truth, public, seed)["random_image"] for seed in (0, 0, 1)

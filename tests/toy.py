@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invertjax import clients, losses
 
@@ -9,19 +10,15 @@ SHAPE = (6, 6, 1)
 CLASSES = 3
 
 
-def init(key, inputs=36, hidden=8):
+def init(seed, inputs=36, hidden=8):
     """Params of two dense layers, of variance 1 / fan_in."""
-    keys = jax.random.split(key, 4)
-    return {
-        "first": {
-            "kernel": jax.random.normal(keys[0], (inputs, hidden)) / inputs**0.5,
-            "bias": 0.1 * jax.random.normal(keys[1], (hidden,)),
-        },
-        "last": {
-            "kernel": jax.random.normal(keys[2], (hidden, CLASSES)) / hidden**0.5,
-            "bias": 0.1 * jax.random.normal(keys[3], (CLASSES,)),
-        },
-    }
+    normal = np.random.default_rng(seed).standard_normal  # nothing to compile
+
+    def layer(inputs, outputs):
+        kernel, bias = normal((inputs, outputs)), normal(outputs)
+        return {"kernel": floats(kernel / inputs**0.5), "bias": floats(0.1 * bias)}
+
+    return {"first": layer(inputs, hidden), "last": layer(hidden, CLASSES)}
 
 
 def apply(params, images):
@@ -37,10 +34,15 @@ def dense(layer, x):
 loss_fn = losses.classification(apply)
 
 
-def batch(key, size=1, shape=SHAPE):
-    """Random images with the labels 2, 0, 1, 2, ..."""
-    images = jax.random.uniform(key, (size, *shape))
-    return {"image": images, "label": (jnp.arange(size) + 2) % CLASSES}
+def batch(seed, size=1, shape=SHAPE, label=2):
+    """Random images with the labels `label`, `label + 1`, ... modulo the classes."""
+    images = np.random.default_rng(seed).uniform(size=(size, *shape))
+    labels = (np.arange(size) + label) % CLASSES
+    return {"image": floats(images), "label": jnp.asarray(labels, jnp.int32)}
+
+
+def floats(array):
+    return jnp.asarray(array, jnp.float32)
 
 
 def soft(batch):
