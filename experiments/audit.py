@@ -190,7 +190,7 @@ def _scores(config, rows, null):
         "psnr_min": float(np.min(psnr)),
         "ssim_mean": _mean([value for row in rows for value in row["ssim"]]),
         "label_recall": float(np.mean([row["label_recall"] for row in rows])),
-        "null": null,
+        **{f"null_{name}": value["psnr_mean"] for name, value in null.items()},
         "verdict": report.verdict(float(np.mean(psnr)), floor, config.labels),
     }
 

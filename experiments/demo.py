@@ -31,10 +31,6 @@ from invertjax import (
     metrics,
 )
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the results.")
-_STEPS = flags.DEFINE_integer("steps", 600, "Iterations of the attack.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of network, noise and attack.", lower_bound=0)
-
 
 class Setting(NamedTuple):
     """One row of the picture; `known`: the attacker knows of the defense."""
@@ -156,30 +152,33 @@ is not reconstructed here may still fall to a stronger attack."""
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    out, steps, seed = pathlib.Path(_WORKDIR.value), _STEPS.value, _SEED.value
     startup.quiet_and_cached()
-    out = pathlib.Path(_WORKDIR.value)
     out.mkdir(parents=True, exist_ok=True)
     held = data.load("photos", "test", limit=4)
     public = data.load("photos", "train", limit=256).images
-    guesses = baselines.guesses({"image": held.images[None]}, public, _SEED.value)
+    guesses = baselines.guesses({"image": held.images[None]}, public, seed)
     record = _Record(out, held, guesses["mean_image"]["psnr_mean"])
     with tqdm(
-        total=len(SETTINGS) * _STEPS.value, unit="it", desc="inverting", disable=None
+        total=len(SETTINGS) * steps, unit="it", desc="inverting", disable=None
     ) as bar:
 
         def on_steps(progress):
-            settled = len(record.scores) * _STEPS.value
-            bar.update(settled + progress.done % _STEPS.value - bar.n)
+            settled = len(record.scores) * steps
+            bar.update(settled + progress.done % steps - bar.n)
 
         def on_result(setting, score, images):
             record.add(setting, score, images)
-            bar.update(len(record.scores) * _STEPS.value - bar.n)
+            bar.update(len(record.scores) * steps - bar.n)
 
-        run(_STEPS.value, _SEED.value, on_steps, on_result)
+        run(steps, seed, on_steps, on_result)
     print(record.text())
     print(GIVEN)
     print(f"Picture: {out / 'demo.png'}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags here, so that tests may import this beside others
+    _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the results.")
+    _STEPS = flags.DEFINE_integer("steps", 600, "Iterations.", lower_bound=1)
+    _SEED = flags.DEFINE_integer("seed", 0, "Of network and attack.", lower_bound=0)
     app.run(main)

@@ -115,12 +115,13 @@ def _text(rows, summary):
     if scored:
         parts.append(
             f"PSNR {summary['psnr_mean']:.2f} +- {summary['psnr_std']:.2f} dB over "
-            f"{summary['targets']} targets (worst for the attacker "
+            f"{summary['targets']} targets (lowest "
             f"{summary['psnr_min']:.2f})"
         )
         parts += [
-            f"  {value['psnr_mean']:6.2f} dB  {_NULLS[name]}"
-            for name, value in summary["null"].items()
+            f"  {summary[name]:6.2f} dB  {text}"
+            for name, text in _NULLS.items()
+            if name in summary
         ]
     parts.append(
         f"{summary['seconds_compile']:.1f} s to compile, "
@@ -146,9 +147,9 @@ def _line(row):
 
 
 _NULLS = {
-    "mean_image": "guessing the mean public image",
-    "random_image": "guessing random public images",
-    "shuffled_update": "the same attack on a shuffled update",
+    "null_mean_image": "guessing the mean public image",
+    "null_random_image": "guessing random public images",
+    "null_shuffled_update": "the same attack on a shuffled update",
 }
 
 

@@ -112,12 +112,14 @@ def build(
     group = (shared, *_rows((trials, keys), jnp.arange(width)))
     state = jax.eval_shape(init, *group)
     n = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = [
-        jax.jit(init).lower(*group).compile(),
-        jax.jit(advance).lower(*group[:2], state, n).compile(),
-        jax.jit(finish).lower(*group[:2], state).compile(),
-    ]
-    return Program(*compiled, budget[0], width, time.perf_counter() - start)
+    return Program(
+        init=jax.jit(init).lower(*group).compile(),
+        advance=jax.jit(advance).lower(*group[:2], state, n).compile(),
+        finish=jax.jit(finish).lower(*group[:2], state).compile(),
+        steps=budget[0],
+        width=width,
+        seconds_compile=time.perf_counter() - start,
+    )
 
 
 def run(

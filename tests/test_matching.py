@@ -201,22 +201,15 @@ def test_line_search_values_are_not_reused_where_they_do_not_hold():
 def test_updates_of_another_network(change, message):
     params = toy.init(0)
     with pytest.raises(ValueError, match=message):
-        matching.attack(
-            toy.at(params),
-            change(params),
-            candidates.pixels((1, *toy.SHAPE), jnp.array([1])),
-            optimizer=optax.sgd(0.1),
-            steps=1,
-        )
-
-
-def test_a_budget_of_no_steps():
-    params = toy.init(0)
-    guess = candidates.pixels((1, *toy.SHAPE), jnp.array([1]))
+        attack_on(params, change(params), steps=1)
     with pytest.raises(ValueError, match="steps=0 >= 1"):
-        matching.attack(
-            toy.at(params), params, guess, optimizer=optax.sgd(0.1), steps=0
-        )
+        attack_on(params, params, steps=0)
+
+
+def attack_on(params, update, steps):
+    guess = candidates.pixels((1, *toy.SHAPE), jnp.array([1]))
+    adam = optax.adam(0.1)
+    return matching.attack(toy.at(params), update, guess, optimizer=adam, steps=steps)
 
 
 # A network with a strided convolution and two images: where XLA's programs differ.

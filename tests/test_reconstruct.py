@@ -37,6 +37,12 @@ def noisy(tmp_path_factory):
     return args, out
 
 
+def _nulls(out):
+    summary = cli.summary(out)
+    names = [name for name in summary if name.startswith("null_")]
+    return {name.removeprefix("null_"): summary[name] for name in names}
+
+
 def _strict(text):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -69,7 +75,7 @@ def test_the_summary(noisy):
     assert summary["seconds_compile"] > summary["seconds_run"] > 0
     assert summary["interrupted"] is False and isinstance(summary["verdict"], str)
     assert summary["threat_model"]["defense"] == ["gaussian:0.01"]
-    assert set(summary["null"]) == {"mean_image", "random_image", "shuffled_update"}
+    assert _nulls(out).keys() == {"mean_image", "random_image", "shuffled_update"}
     rms = np.mean([row["update_rms"] for row in rows])
     ratio = summary["defense_to_rms"]["gaussian:0.01"]
     assert ratio == pytest.approx(0.01 / rms)
@@ -139,7 +145,7 @@ def test_an_interrupted_run_is_readable_and_resumes(
     assert [row["stopped"] for row in cli.rows(out)] == ["budget", "interrupted"]
     assert cli.arrays(out)["image"].shape == (2, 2, *SHAPE)
     assert cli.summary(out)["interrupted"] is True
-    assert "shuffled_update" not in cli.summary(out)["null"]
+    assert "shuffled_update" not in _nulls(out)
 
     other = [arg for arg in args if not arg.startswith("--steps")]
     line = cli.refused(capsys, out, *other, "--steps=4", "--resume")
@@ -152,7 +158,7 @@ def test_an_interrupted_run_is_readable_and_resumes(
     assert cli.rows(out) == cli.rows(whole)
     assert cli.run(*args, "--resume") == 0
     assert cli.rows(out) == cli.rows(whole)
-    assert cli.summary(out)["null"] == cli.summary(whole)["null"]
+    assert _nulls(out) == _nulls(whole)
     np.testing.assert_array_equal(cli.arrays(out)["image"], cli.arrays(whole)["image"])
 
     capsys.readouterr()
@@ -213,7 +219,7 @@ def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
     summary = cli.summary(out)
     assert summary["attack"] == summary["threat_model"]["attack"] == "analytic"
     assert 120 < summary["psnr_min"] <= report.CAP_DB
-    assert set(summary["null"]) == {"mean_image", "random_image"}
+    assert _nulls(out).keys() == {"mean_image", "random_image"}
     assert [row["steps"] for row in cli.rows(out)] == [0]
 
 

@@ -77,7 +77,7 @@ def admits(
         dense = _first(observed, shape, layer)
     except ValueError:
         return False
-    rest = dense.weight - jnp.outer(_ratio(dense), dense.bias)
+    rest = dense.weight - jnp.outer(_ratio(dense), jnp.asarray(dense.bias))
     return bool(jnp.linalg.norm(rest) <= tolerance * jnp.linalg.norm(dense.weight))
 
 
