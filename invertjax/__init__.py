@@ -4,12 +4,20 @@ A client is a function from a batch to an update. A defense changes the update.
 An attack runs the client backwards.
 """
 
-from invertjax import (
-    attacks as attacks,
-)
-from invertjax import (
-    base as base,
-)
+from invertjax import attacks as attacks
+from invertjax import base as base
+from invertjax import candidates as candidates
+from invertjax import clients as clients
+from invertjax import convolutions as convolutions
+from invertjax import defenses as defenses
+from invertjax import distances as distances
+from invertjax import driver as driver
+from invertjax import labels as labels
+from invertjax import layers as layers
+from invertjax import losses as losses
+from invertjax import matching as matching
+from invertjax import metrics as metrics
+from invertjax import priors as priors
 from invertjax.base import Result as Result
 from invertjax.driver import invert as invert
 

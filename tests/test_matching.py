@@ -216,13 +216,10 @@ def attack_on(params, update, steps):
 
 
 def convolved(params, images):
-    out = jax.lax.conv_general_dilated(
-        images,
-        params["conv"],
-        (2, 2),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+    out = convolve(images, params["conv"], (2, 2), "SAME")
     return toy.apply(params["rest"], jnp.tanh(out))
 
 
@@ -251,13 +248,9 @@ def first_iterates(shared, scale, *, matrix_products, restarts=None):
         guess = candidates.pixels(
             start.shape, jnp.array([0, 1]), init=lambda key, shape: start
         )
+        guess = candidates.box(guess)
         attack = matching.attack(
-            client,
-            observed,
-            candidates.box(guess),
-            optimizer=adam,
-            steps=10,
-            prior=prior,
+            client, observed, guess, optimizer=adam, steps=10, prior=prior
         )
 
         def step(state, _):

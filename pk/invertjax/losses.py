@@ -1,1 +1,0 @@
-/work/main/invertjax/losses.py
