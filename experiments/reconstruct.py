@@ -215,6 +215,8 @@ def main(argv: list[str]) -> int:
             resume=_RESUME.value,
         )
     except ValueError as error:
+        if not _is_ours(error):  # not bad input but a fault: show where
+            raise
         return _said(error, 2)
     except OSError as error:  # a full disk, a folder that went away
         return _said(error, 1)
@@ -230,6 +232,20 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(_said(error, 2))
     except SystemExit:  # absl has printed help, and calls that a failure
         sys.exit(0)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this project raised the error itself, about what it was given."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return module.partition(".")[0] in (
+        "__main__",
+        "experiments",
+        "invertjax",
+        "models",
+    )
 
 
 def _said(error, code):

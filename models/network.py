@@ -65,6 +65,8 @@ def network(
 
     def run(params, buffers, images, **attributes):
         _check_images(images, image_shape)
+        # A batch norm would write into a NumPy array itself, or fail to.
+        buffers = jax.tree.map(jnp.asarray, buffers)
         # Without a copy, batch norms would write into a trace that is not theirs.
         model = nnx.merge(graph, params, buffers, copy=True)
         model.set_attributes(**attributes, raise_if_not_found=False)

@@ -372,6 +372,17 @@ def test_batch_norm_takes_the_batch_in_training_and_buffers_in_evaluation():
     np.testing.assert_allclose(same, trained, **CLOSE)
 
 
+def test_buffers_may_be_numpy_arrays_and_stay_as_they_are():
+    net, params, buffers, images = start("lenet", norm="batch", **TINY)
+    before = jax.tree.map(np.copy, buffers)
+    loss = lambda p: net.apply(p, buffers, images, train=True)[0].sum()  # noqa: E731
+    jax.grad(loss)(params)
+    for leaf, old in zip(*map(jax.tree.leaves, (buffers, before)), strict=True):
+        leaf.flags.writeable = False
+        np.testing.assert_array_equal(leaf, old)
+    jax.grad(loss)(params)  # read-only ones too
+
+
 def test_no_batch_norm_no_statistics():
     net, params, buffers, images = start("mlp", norm="layer", **TINY)
     assert buffers == {} == net.statistics(params, images)

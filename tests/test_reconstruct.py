@@ -483,3 +483,14 @@ def test_data_sets_of_tfds():
     images = sources.truth["image"].reshape(held.images.shape)
     np.testing.assert_array_equal(images, held.images)
     assert sources.num_classes == 10 and len(sources.public.images) >= 512
+
+
+@pytest.mark.parametrize("mode, says", [("train", "of the batch"), ("eval", "running")])
+def test_batch_norm_in_both_modes(tmp_path, mode, says):
+    out = tmp_path / "run"
+    victim = ("--model=lenet", "--norm=batch", "--width=2", "--image_size=8")
+    args = ("--attack=inverting_gradients", "--steps=2", "--targets=1", *victim)
+    code = cli.run(*args, f"--norm_mode={mode}", "--nonull_control", f"--workdir={out}")
+    assert code == 0
+    assert says in cli.summary(out)["threat_model"]["batch_norm"]
+    assert cli.summary(out)["failed"] == 0
