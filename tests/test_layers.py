@@ -86,7 +86,9 @@ def _from_linen():
 
 
 def _from_equinox():
-    net = eqx.nn.MLP(5, 4, 4, 1, activation=lambda x: x, key=jax.random.key(0))
+    # A key as plain numbers: JAX 0.7's check for reused keys trips over equinox.
+    key = jax.random.PRNGKey(0)
+    net = eqx.nn.MLP(5, 4, 4, 1, activation=lambda x: x, key=key)
     params, static = eqx.partition(net, eqx.is_array)
 
     def apply(params, x):

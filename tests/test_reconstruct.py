@@ -401,10 +401,10 @@ def test_public_images_are_never_targets():
 # An update from the reader's own code.
 
 
+@pytest.mark.usefixtures("x64")
 def test_an_update_of_a_known_model_gives_its_image_away(tmp_path, capsys):
     """In float64, from the file to the result: float32 would be wrong by 1e-7."""
-    with jax.enable_x64(True):
-        image = cli.own_update(tmp_path)
+    image = cli.own_update(tmp_path)
     out = tmp_path / "run"
     args = ("--model=mlp", "--width=9", "--x64", f"--workdir={out}")
     assert cli.run(*cli.own_flags(tmp_path), *args) == 0
