@@ -9,6 +9,7 @@ shared. Writes demo.png and demo.json into --workdir, after every setting.
 
 import json
 import pathlib
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,9 +28,11 @@ from invertjax import (
     defenses,
     distances,
     driver,
+    labels,
     losses,
     metrics,
 )
+from invertjax.base import Batch, Client, Params
 
 
 class Setting(NamedTuple):
@@ -60,7 +63,7 @@ def run(steps: int, seed: int, on_steps: Callable, on_result: Callable) -> None:
       on_result: told `(setting, score, images)` as each is there.
     """
     held = data.load("photos", "test", limit=4)
-    batch = {"image": jnp.asarray(held.images), "label": jnp.asarray(held.labels)}
+    public = data.load("photos", "train", limit=256)
     net = models.build(
         "cnn",
         image_shape=held.images.shape[1:],
@@ -69,47 +72,92 @@ def run(steps: int, seed: int, on_steps: Callable, on_result: Callable) -> None:
     )
     key = jax.random.key(seed)
     params, buffers = jax.jit(net.init)(key)
-    client = clients.gradient(
-        losses.classification(lambda p, images: net.apply(p, buffers, images, True)[0])
+    loss_fn = losses.classification(
+        lambda params, images: net.apply(params, buffers, images, True)[0]
+    )
+    scene = _Scene(
+        clients.gradient(loss_fn),
+        params,
+        {"image": jnp.asarray(held.images), "label": jnp.asarray(held.labels)},
+        {"image": public.images[None], "label": public.labels[None]},
+        held.num_classes,
     )
     for known in (False, True):
         settings = [setting for setting in SETTINGS if setting.known == known]
-        _attack(settings, client, params, batch, steps, key, on_steps, on_result)
+        _attack(scene, settings, steps, key, on_steps, on_result)
 
 
-def _attack(settings, client, params, batch, steps, key, on_steps, on_result):
+class _Scene(NamedTuple):
+    """The client, what it trains on, and public images `[1, P, ...]`."""
+
+    client: Client
+    params: Params
+    batch: Batch
+    public: Batch
+    num_classes: int
+
+    def share(self, setting, key):
+        """The update that the client shares under a defense."""
+        specs = [defense_flags.parse(text) for text in setting.defense]
+        defended = defenses.defend(self.client, defense_flags.chained(specs))
+        return jax.device_get(jax.jit(defended)(self.params, self.batch, key))
+
+    def label_recall(self, update, key):
+        """Share of the labels that can be read off an update (not used below)."""
+        size = len(self.batch["label"])
+
+        @jax.jit
+        def read(update):
+            counts = labels.recover(
+                key,
+                self.client,
+                self.params,
+                update,
+                batch_size=size,
+                num_classes=self.num_classes,
+                probe_batches=self.public,
+            )
+            guess = labels.from_counts(counts, size)
+            return metrics.label_recall(self.batch["label"], guess, self.num_classes)
+
+        return float(read(update))
+
+
+def _attack(scene, settings, steps, key, on_steps, on_result):
     """One compiled program for all settings of an attacker's knowledge."""
+    noise_key, attack_key, probe_key = jax.random.split(jax.random.fold_in(key, 1), 3)
     distance = distances.cosine
     if settings[0].known:
         distance = distances.masked(distance)
-    noise_key, attack_key = jax.random.split(jax.random.fold_in(key, 1))
 
     def make_attack(params, update):
         return attacks.inverting_gradients(
-            clients.at(client, params, key),
+            clients.at(scene.client, params, key),
             update,
-            candidates.pixels(batch["image"].shape, batch["label"]),
+            candidates.pixels(scene.batch["image"].shape, scene.batch["label"]),
             steps=steps,
             distance=distance,
         )
 
-    def share(setting):
-        specs = [defense_flags.parse(text) for text in setting.defense]
-        defended = defenses.defend(client, defense_flags.chained(specs))
-        return jax.device_get(jax.jit(defended)(params, batch, noise_key))
-
-    updates = [share(setting) for setting in settings]
-    updates = jax.tree.map(lambda *leaves: np.stack(leaves), *updates)
+    rows = [scene.share(setting, noise_key) for setting in settings]
+    recalls = [scene.label_recall(update, probe_key) for update in rows]
+    updates = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     keys = jax.random.split(attack_key, (len(settings), 1))
-    program = driver.build(make_attack, params, updates, keys, width=1)
+    program = driver.build(make_attack, scene.params, updates, keys, width=1)
+    clock = [time.perf_counter()]
 
     def on_group(rows, results):
+        clock.append(time.perf_counter())
         found = jax.tree.map(lambda leaf: leaf[0], driver.best(results)).batch
-        score = metrics.score(found, batch)
+        score = metrics.score(found, scene.batch)
         images = np.clip(np.asarray(found["image"])[score["order"]], 0, 1)
+        seconds = clock[-1] - clock[-2]
+        score = {**score, "labels": recalls[rows[0]], "seconds": seconds}
         on_result(settings[rows[0]], score, images)
 
-    driver.run(program, params, updates, keys, on_chunk=on_steps, on_group=on_group)
+    driver.run(
+        program, scene.params, updates, keys, on_chunk=on_steps, on_group=on_group
+    )
 
 
 class _Record:
@@ -131,22 +179,25 @@ class _Record:
         (self.out / "demo.json").write_text(json.dumps(content, indent=2))
 
     def text(self) -> str:
-        header = ("defense", "PSNR dB", "min", "max", "SSIM", "verdict")
+        header = ("defense", "PSNR dB", "min", "max", "SSIM", "labels*", "s", "verdict")
         lines = []
         for setting in filter(self.scores.get, SETTINGS):
-            psnr = self.scores[setting]["psnr"]
+            score = self.scores[setting]
+            psnr = score["psnr"]
             verdict = report.verdict(float(np.mean(psnr)), self.null, "known")
             numbers = [np.mean(psnr), min(psnr), max(psnr)]
-            ssim = np.mean(self.scores[setting]["ssim"])
             cells = [f"{value:.1f}" for value in numbers]
-            lines.append((setting.title, *cells, f"{ssim:.2f}", verdict.split(":")[0]))
-        lines.append(("(mean of other images)", f"{self.null:.1f}", *[""] * 4))
+            cells += [f"{np.mean(score['ssim']):.2f}", f"{score['labels']:.0%}"]
+            cells += [f"{score['seconds']:.0f}", verdict.split(":")[0]]
+            lines.append((setting.title, *cells))
+        lines.append(("(mean of other images)", f"{self.null:.1f}", *[""] * 6))
         return report.table(lines, header)
 
 
 GIVEN = """The attacker was given one client's update, the model (untrained), the labels
 and the batch size; not the images, and of the defense only where it says known. What
-is not reconstructed here may still fall to a stronger attack."""
+is not reconstructed here may still fall to a stronger attack.
+* share of the labels that the update gives away by itself, with public images."""
 
 
 def main(argv: list[str]) -> None:
