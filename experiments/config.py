@@ -131,8 +131,7 @@ def _defaults(config, model):
     if not config.closed_form:
         filled |= dict(restarts=1, steps=defaults["steps"])
     if config.attack in checks.MATCHES_COSINE:
-        filled["attack_lr"] = _attack_lr(model, config)
-        filled["total_variation"] = _total_variation(model, batch_size, config)
+        filled |= dict(attack_lr=0.02, total_variation=0.03)
     if config.train_steps:
         filled |= dict(train_lr=0.05)
     filled |= dict(local_steps=0)
@@ -142,11 +141,3 @@ def _defaults(config, model):
     if config.defense:
         filled |= dict(defense_known=False)
     return filled
-
-
-def _attack_lr(model, config):
-    return 0.02
-
-
-def _total_variation(model, batch_size, config):
-    return 3e-2
