@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import audit, config, data, demo
+from experiments import audit, config, data, demo, scene
+from invertjax import convolutions, driver
 
 DIR = os.environ.get("TFDS_DATA_DIR")
 pytestmark = pytest.mark.slow
@@ -55,6 +56,30 @@ def test_deep_leakage_is_exact_for_most_targets_in_float64():
 )
 def test_inverting_gradients(batch_size, targets, bar):
     assert _matching(batch_size=batch_size, targets=targets).mean() >= bar
+
+
+def test_full_runs_agree_in_the_mean(monkeypatch):
+    """One by one, side by side under vmap, and with XLA's own convolutions: signed
+    steps amplify rounding, so that single runs part, and their mean must not."""
+    settings = dict(attack="inverting_gradients", model="cnn", targets=8, steps=500)
+    resolved, sources = _read(
+        config.Config(dataset="cifar10", data_dir=DIR, **settings)
+    )
+    means = []
+    for width, preferred in ((1, True), (8, True), (1, False)):
+        monkeypatch.setattr(convolutions, "preferred", lambda p=preferred: p)
+        stage = audit.prepare(resolved, sources).scene
+        make = scene.attack_maker(resolved, stage, resolved.attack)
+        keys = jax.random.split(jax.random.key(1), (8, 1))
+        program = driver.build(make, stage.shared, stage.trials, keys, width=width)
+        found = driver.best(
+            driver.run(program, stage.shared, stage.trials, keys).results
+        )
+        images = np.clip(np.asarray(found.batch["image"]), 0, 1)
+        mse = np.mean((images - stage.truth["image"]) ** 2, axis=(1, 2, 3, 4))
+        means.append(np.mean(-10 * np.log10(mse)))
+    print("one by one, side by side, XLA's convolutions:", np.round(means, 2))
+    assert np.ptp(means) < 1
 
 
 def test_noise_costs_what_its_scale_says():
