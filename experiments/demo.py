@@ -140,8 +140,10 @@ def _attack(scene, settings, steps, key, on_steps, on_result):
             distance=distance,
         )
 
-    rows = [scene.share(setting, noise_key) for setting in settings]
-    recalls = [scene.label_recall(update, probe_key) for update in rows]
+    rows, recalls = [], []
+    for i, setting in enumerate(settings):
+        rows.append(scene.share(setting, jax.random.fold_in(noise_key, i)))
+        recalls.append(scene.label_recall(rows[-1], jax.random.fold_in(probe_key, i)))
     updates = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     keys = jax.random.split(attack_key, (len(settings), 1))
     program = driver.build(make_attack, scene.params, updates, keys, width=1)
