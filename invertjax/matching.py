@@ -108,49 +108,54 @@ def minimise(
             alive=jnp.array(True),
         )
 
-    def step(state):
-        def value_fn(z):
-            return objective(z, state.step / steps)
-
-        # Not what a line search has stored: a projection or the annealing has changed
-        # it since, and under vmap taking it over saves nothing.
-        loss, grad = jax.value_and_grad(value_fn)(state.z)
-        better = loss < state.best_loss  # False for NaN: it can never win
-        delta, opt_state = optimizer.update(
-            grad, state.opt_state, state.z, value=loss, grad=grad, value_fn=value_fn
-        )
-        z = candidate.project(optax.apply_updates(state.z, delta))
-        alive = _finite(loss) & _finite(grad) & _finite(z)
-        best = optax.tree.where(better, state.z, state.best)
-        return State(
-            # A trial that ends rests at its best: restarts may share their mean.
-            z=optax.tree.where(alive, z, best),
-            opt_state=opt_state,
-            best=best,
-            best_loss=jnp.where(better, loss, state.best_loss),
-            losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.nan)),
-            step=state.step + alive,
-            alive=alive,
-        )
-
     def advance(state, n):
         def body(_, state):
             # A trial that is done or not finite stays as it is; the others go on.
             going = state.alive & (state.step < steps)
-            return optax.tree.where(going, step(state), state)
+            stepped = _step(state, objective, candidate, optimizer, steps)
+            return optax.tree.where(going, stepped, state)
 
         return jax.lax.fori_loop(0, n, body, state)
 
-    def result(state):
-        stopped = jnp.where(
-            state.alive,
-            jnp.where(state.step < steps, Stop.INTERRUPTED, Stop.BUDGET),
-            Stop.NON_FINITE,
-        )
-        batch = candidate.decode(state.best)
-        return Result(batch, state.best_loss, state.losses, state.step, stopped)
+    return Attack(init, advance, lambda state: _result(state, candidate, steps), steps)
 
-    return Attack(init, advance, result, steps)
+
+def _step(state, objective, candidate, optimizer, steps):
+    """One step of one trial."""
+
+    def value_fn(z):
+        return objective(z, state.step / steps)
+
+    # Not what a line search has stored: a projection or the annealing has changed
+    # it since, and under vmap taking it over saves nothing.
+    loss, grad = jax.value_and_grad(value_fn)(state.z)
+    better = loss < state.best_loss  # False for NaN: it can never win
+    delta, opt_state = optimizer.update(
+        grad, state.opt_state, state.z, value=loss, grad=grad, value_fn=value_fn
+    )
+    z = candidate.project(optax.apply_updates(state.z, delta))
+    alive = _finite(loss) & _finite(grad) & _finite(z)
+    best = optax.tree.where(better, state.z, state.best)
+    return State(
+        # A trial that ends rests at its best: restarts may share their mean.
+        z=optax.tree.where(alive, z, best),
+        opt_state=opt_state,
+        best=best,
+        best_loss=jnp.where(better, loss, state.best_loss),
+        losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.nan)),
+        step=state.step + alive,
+        alive=alive,
+    )
+
+
+def _result(state, candidate, steps):
+    stopped = jnp.where(
+        state.alive,
+        jnp.where(state.step < steps, Stop.INTERRUPTED, Stop.BUDGET),
+        Stop.NON_FINITE,
+    )
+    batch = candidate.decode(state.best)
+    return Result(batch, state.best_loss, state.losses, state.step, stopped)
 
 
 def _finite(tree):
