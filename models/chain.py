@@ -31,7 +31,7 @@ class Chain(nnx.Module):
       rngs: initialises the layers.
       steps: the convolutions.
       hidden: units of the hidden dense layers.
-      reduce: how windows are pooled, `jnp.mean` or `jnp.max`.
+      reduce: how windows are pooled, `layers.mean` or `layers.maximum`.
       flatten: dense layers see every pixel if true, else the mean over pixels.
 
     Raises:
@@ -45,7 +45,7 @@ class Chain(nnx.Module):
         *,
         steps: Sequence[Step] = (),
         hidden: Sequence[int] = (),
-        reduce: Callable = jnp.mean,
+        reduce: Callable = layers.mean,
         flatten: bool = True,
     ):
         height, width, channels = _shape_after(steps, spec.image_shape)

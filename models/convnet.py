@@ -12,8 +12,7 @@ Deviation: weights start as N(0, 1 / fan_in) and biases at zero; theirs start un
 +-fan_in^-1/2 (PyTorch's default), both of them.
 """
 
-import jax.numpy as jnp
-
+from models import layers
 from models.chain import Chain, Step
 from models.spec import Architecture, Defaults, Spec
 
@@ -21,7 +20,7 @@ from models.spec import Architecture, Defaults, Spec
 def _make(spec: Spec, rngs) -> Chain:
     shape = [(1, 1), (2, 1), (2, 1), (4, 1), (4, 1), (4, 3), (4, 1), (4, 3)]
     steps = [Step(times * spec.width, window=window) for times, window in shape]
-    return Chain(spec, rngs, steps=steps, reduce=jnp.max)
+    return Chain(spec, rngs, steps=steps, reduce=layers.maximum)
 
 
 CONVNET = Architecture(_make, Defaults("relu", "batch", "default", width=64))

@@ -167,7 +167,7 @@ def pool(features: jax.Array, window: int, reduce: Callable) -> jax.Array:
     Args:
       features: `[B, H, W, C]`, H and W at least `window`.
       window: side of the square windows, in pixels.
-      reduce: `jnp.mean` or `jnp.max`, called with `axis`.
+      reduce: `mean` or `maximum` of this module: one axis to nothing.
 
     Returns:
       `[B, H // window, W // window, C]`.
@@ -178,7 +178,30 @@ def pool(features: jax.Array, window: int, reduce: Callable) -> jax.Array:
     rows, columns = height // window, width // window
     kept = features[:, : rows * window, : columns * window]
     tiles = kept.reshape(batch, rows, window, columns, window, channels)
-    return reduce(tiles, axis=(2, 4))
+    return reduce(reduce(tiles, 4), 2)
+
+
+def mean(features: jax.Array, axis: int) -> jax.Array:
+    """The mean over one axis."""
+    return jnp.mean(features, axis)
+
+
+def maximum(features: jax.Array, axis: int) -> jax.Array:
+    """The maximum over one axis; the gradient goes to the first of equals.
+
+    Not `jnp.max`, whose derivative looks for the entries that equal the maximum: where
+    XLA computes an entry twice and rounds it in two ways (a product and a sum, or both
+    at once), none does, and the gradient is lost, or 0 / 0.
+    """
+    slices = [
+        jax.lax.index_in_dim(features, i, axis, keepdims=False)
+        for i in range(features.shape[axis])
+    ]
+    return functools.reduce(_larger, slices)
+
+
+def _larger(a, b):
+    return jnp.where(a >= b, a, b)
 
 
 def max_pool_3x3(features: jax.Array) -> jax.Array:
@@ -195,7 +218,7 @@ def max_pool_3x3(features: jax.Array) -> jax.Array:
             jax.lax.slice_in_dim(padded, i, i + size, stride=2, axis=axis)
             for i in range(3)
         ]
-        features = functools.reduce(jnp.maximum, slices)
+        features = functools.reduce(_larger, slices)
     return features
 
 

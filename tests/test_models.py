@@ -5,12 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from scipy.signal import correlate2d
 from scipy.special import softmax
 
 import models
+from invertjax.convolutions import as_matrix_products
 from models import layers
 
 # Two roundings of float32 sums of a few hundred terms of order one.
@@ -259,10 +261,12 @@ def naive_pool(features, window, reduce):
     return np.moveaxis(np.array(rows), 2, 0)
 
 
-@pytest.mark.parametrize("reduce", [jnp.mean, jnp.max])
-def test_pooling_drops_what_is_left_over(reduce):
+@pytest.mark.parametrize(
+    ("reduce", "naive"), [(layers.mean, np.mean), (layers.maximum, np.max)]
+)
+def test_pooling_drops_what_is_left_over(reduce, naive):
     features = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype("f")
-    expected = naive_pool(features, 3, getattr(np, reduce.__name__))
+    expected = naive_pool(features, 3, naive)
     result = layers.pool(features, 3, reduce)
     assert result.shape == (2, 2, 2, 3)
     np.testing.assert_allclose(result, expected, rtol=1e-5)
@@ -273,6 +277,23 @@ def test_max_pool_3x3_equals_a_windowed_reduction(shape):
     features = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("f")
     expected = nnx.max_pool(features, (3, 3), (2, 2), [(1, 1), (1, 1)])
     np.testing.assert_array_equal(layers.max_pool_3x3(features), expected)
+
+
+def test_max_pooling_loses_no_gradient_to_rounding():
+    """Two programs of one function round the input of a pooling in two ways."""
+    net, params, buffers, images = start(
+        "convnet", image_shape=(32, 32, 3), num_classes=10, width=32
+    )
+
+    def norms(rewrite):
+        def loss(params, images):
+            return net.apply(params, buffers, images, True)[0][:, 0].sum()
+
+        gradient = jax.jit(jax.grad(rewrite(loss)))(params, images)["layers"]
+        return [optax.tree.norm(gradient[i]["kernel"]) for i in range(8)]
+
+    plain, products = norms(lambda loss: loss), norms(as_matrix_products)
+    np.testing.assert_allclose(plain, products, rtol=1e-3)
 
 
 def test_normalisation_comes_first():
