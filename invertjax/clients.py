@@ -11,19 +11,28 @@ from invertjax.base import Batch, Client, Key, Loss, Params, Update
 
 
 def gradient(
-    loss_fn: Loss, *, two_pass: bool = True, matrix_products: bool | None = None
+    loss_fn: Loss, *, rule: str = "linearised", matrix_products: bool | None = None
 ) -> Client:
     """A client that shares the gradient of its loss on one batch (FedSGD).
 
-    With G the shared gradient and v the cotangent that an attack sends back, the
-    derivative of <G(params, batch), v> is taken as the gradient of the directional
-    derivative `jvp(loss, v)`. That is one reverse pass over one forward-mode pass,
-    equal to reverse-over-reverse to rounding (Pearlmutter 1994, section 3) and cheaper.
+    An attack sends a cotangent v back through the shared gradient G. The derivative of
+    <G(params, batch), v> needs no reverse pass over a reverse pass: the Hessian is
+    symmetric, so it is the directional derivative along v, in params, of the gradient
+    with respect to (params, batch) (Pearlmutter 1994, section 3). The rules are equal
+    to rounding, and differ in cost, with F the cost of one forward pass:
+
+    | rule | the derivative is | a step costs | keeps |
+    |---|---|---|---|
+    | "linearised" | `jax.linearize` of the gradient, at v | 7 F | every activation |
+    | "recomputed" | `jax.grad` of `jvp(loss, v)` | up to 9 F | params and batch |
+    | "plain" | as `jax.grad` has it: reverse over reverse | 7 F | every activation |
+
+    "plain" is slower than its count: what it transposes twice, XLA fuses less well.
 
     Args:
       loss_fn: `(params, batch) -> []`, any JAX function; twice differentiable.
-      two_pass: use the rule above. Forward-mode differentiation of the client
-        (`jax.jvp`, `jax.jacfwd`) needs False.
+      rule: see above. Forward-mode differentiation of the client (`jax.jvp`,
+        `jax.jacfwd`) needs "plain".
       matrix_products: rewrite convolutions as matrix products; default: where that is
         the faster form (`convolutions.preferred`).
 
@@ -31,11 +40,13 @@ def gradient(
       `client(params, batch, key) -> gradient`; the key is not used.
 
     Raises:
-      ValueError: when called, if the loss is not a scalar.
+      ValueError: on an unknown rule; when called, if the loss is not a scalar.
     """
+    if rule not in RULES:
+        raise ValueError(f"Expected rule={rule!r} to be one of {', '.join(RULES)}.")
     if convolutions.preferred() if matrix_products is None else matrix_products:
         loss_fn = convolutions.as_matrix_products(loss_fn)
-    share = _two_pass(loss_fn) if two_pass else jax.grad(loss_fn)
+    share = RULES[rule](loss_fn)
 
     def client(params: Params, batch: Batch, key: Key) -> Update:
         del key
@@ -53,7 +64,7 @@ def local_sgd(
     epochs: int | None = None,
     batch_size: int | None = None,
     shuffle: bool = False,
-    two_pass: bool = True,
+    rule: str = "recomputed",
     matrix_products: bool | None = None,
 ) -> Client:
     """A client that trains locally and shares `params_before - params_after`.
@@ -71,7 +82,8 @@ def local_sgd(
       batch_size: b, rows a step; default: the whole batch.
       shuffle: draw a new order of the rows every epoch from the client's key;
         otherwise the order is that of the batch, and the key is not used.
-      two_pass, matrix_products: see `gradient`.
+      rule, matrix_products: see `gradient`. The default keeps no activations of the
+        steps: memory does not grow with their number.
 
     Raises:
       ValueError: on a budget or batch size that cannot be (when called, if it
@@ -88,7 +100,7 @@ def local_sgd(
     ):
         if value is not None and value < 1:
             raise ValueError(f"Expected {name}={value} >= 1.")
-    share = gradient(loss_fn, two_pass=two_pass, matrix_products=matrix_products)
+    share = gradient(loss_fn, rule=rule, matrix_products=matrix_products)
 
     def client(params: Params, batch: Batch, key: Key) -> Update:
         size = jax.tree.leaves(batch)[0].shape[0]
@@ -128,7 +140,27 @@ def at(client: Client, params: Params, key: Key) -> Callable[[Batch], Update]:
     return share
 
 
-def _two_pass(loss_fn):
+def _linearised(loss_fn):
+    @jax.custom_vjp
+    def share(params, batch):
+        return jax.grad(loss_fn)(params, batch)
+
+    def forward(params, batch):
+        def gradients(params):
+            found = jax.grad(loss_fn, argnums=(0, 1), allow_int=True)(params, batch)
+            return jax.tree.map(_none_if_integer, found)
+
+        (shared, _), along = jax.linearize(gradients, params)
+        return shared, along
+
+    def backward(along, cotangent):
+        return along(cotangent)
+
+    share.defvjp(forward, backward)
+    return share
+
+
+def _recomputed(loss_fn):
     @jax.custom_vjp
     def share(params, batch):
         return jax.grad(loss_fn)(params, batch)
@@ -144,6 +176,14 @@ def _two_pass(loss_fn):
 
     share.defvjp(forward, backward)
     return share
+
+
+def _none_if_integer(gradient):
+    """Integers (labels) have no gradient: None stands for zero in `custom_vjp`."""
+    return None if gradient.dtype == jax.dtypes.float0 else gradient
+
+
+RULES = {"linearised": _linearised, "recomputed": _recomputed, "plain": jax.grad}
 
 
 def _order(key, size, length, shuffle):

@@ -52,16 +52,42 @@ def local(loss_fn, **options):
 
 
 @pytest.mark.parametrize("make", [PLAIN, local], ids=["gradient", "local_sgd"])
-def test_two_pass_rule_equals_plain_autodiff(params, batch, make):
-    def derivative(two_pass):
-        client = make(toy.loss_fn, two_pass=two_pass)
+def test_derivative_rules_equal_plain_autodiff(params, batch, make):
+    def derivative(rule):
+        client = make(toy.loss_fn, rule=rule)
         loss = functools.partial(matching_loss, client)
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, batch)
 
-    fast = derivative(True)
-    # Equal but for the order of rounding: some float32 eps of 1.2e-7.
-    assert_close(fast, derivative(False), 2e-6)
-    assert float(jnp.abs(fast[1]["label"]).max()) > 1e-3
+    plain = derivative("plain")
+    for rule in ("linearised", "recomputed"):
+        fast = derivative(rule)
+        # Equal but for the order of rounding: some float32 eps of 1.2e-7.
+        assert_close(fast, plain, 2e-6)
+        assert float(jnp.abs(fast[1]["label"]).max()) > 1e-3
+
+
+def test_the_linearised_rule_takes_seven_forward_passes():
+    """As XLA counts the work of ten equal dense layers."""
+    kernels = [jnp.eye(64)] * 10
+    image = jnp.ones((256, 64))
+
+    def loss_fn(kernels, batch):
+        features = batch["image"]
+        for kernel in kernels:
+            features = jnp.sin(features @ kernel)
+        return jnp.mean(features)
+
+    def match(kernels, image):
+        client = clients.gradient(loss_fn)
+        return matching_loss(client, kernels, {"image": image})
+
+    def flops(fun, *args):
+        return jax.jit(fun).lower(*args).compile().cost_analysis()["flops"]
+
+    forward = flops(loss_fn, kernels, {"image": image})
+    # A little less: the first layer's input is no function of the params.
+    step = flops(jax.grad(match, argnums=1), kernels, image)
+    assert 6.5 * forward < step < 7.1 * forward
 
 
 def test_integer_labels_pass_through_local_steps(params):
@@ -211,7 +237,7 @@ def test_forward_mode_needs_plain_autodiff(params, batch):
         image = batch["image"]
         return jax.jit(lambda: jax.jvp(shared, (image,), (image,))[1]).lower().out_info
 
-    assert along(clients.gradient(toy.loss_fn, two_pass=False)).shape == (toy.CLASSES,)
+    assert along(clients.gradient(toy.loss_fn, rule="plain")).shape == (toy.CLASSES,)
     with pytest.raises(TypeError, match="forward-mode"):
         along(clients.gradient(toy.loss_fn))
 
