@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import invertjax
-from experiments import baselines, defense_flags, report, scene, victim
+from experiments import baselines, defense_flags, distributed, report, scene, victim
 from experiments.config import Config
 from experiments.sources import PUBLIC
 from experiments.sources import Sources as Sources
@@ -77,7 +77,7 @@ def run(
     *,
     first: int = 0,
     bars: Bars = SILENT,
-    on_row: Callable[[dict, dict], None] = lambda row, batch: None,
+    on_row: Callable[[dict, dict], None] | None = None,
 ) -> dict:
     """Attacks the targets from `first` on, and returns the summary's measured part.
 
@@ -85,13 +85,15 @@ def run(
       prepared: from `prepare`.
       first: targets before this one are done (a resumed run).
       bars: progress.
-      on_row: told each finished target: its row, and its batch of arrays.
+      on_row: told each finished target: its row, and its batch of arrays; None: they
+        are not scored here.
     """
     config, stage = prepared.config, prepared.scene
     make = scene.attack_maker(config, stage, prepared.attack)
     count = len(stage.trials["rms"])
     keys = _keys(config.seed + 1, count, config)
-    program = driver.build(make, stage.shared, stage.trials, keys)
+    limit = distributed.memory_limit()
+    program = driver.build(make, stage.shared, stage.trials, keys, memory_limit=limit)
     measured = {
         "program": program,
         "seconds_compile": program.seconds_compile,
@@ -106,6 +108,8 @@ def run(
         bars.check()
 
     def report_group(rows, results):
+        if on_row is None:
+            return
         picked = driver.best(results)
         for i, row in enumerate(rows):
             result = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), picked)
@@ -161,6 +165,7 @@ def summarise(prepared: Prepared, rows: list[dict], measured: dict, null: dict) 
     summary = {
         "targets": len(rows),
         "attack": prepared.attack,
+        "layout": str(measured["program"].layout),
         "seconds_compile": measured["seconds_compile"],
         "seconds_run": measured["seconds_run"],
         "interrupted": measured["interrupted"],

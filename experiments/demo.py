@@ -146,7 +146,7 @@ def _attack(scene, settings, steps, key, on_steps, on_result):
         recalls.append(scene.label_recall(rows[-1], jax.random.fold_in(probe_key, i)))
     updates = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     keys = jax.random.split(attack_key, (len(settings), 1))
-    program = driver.build(make_attack, scene.params, updates, keys, width=1)
+    program = driver.build(make_attack, scene.params, updates, keys)
     clock = [time.perf_counter()]
 
     def on_group(rows, results):

@@ -57,8 +57,10 @@ class Stop:
     BUDGET = 0  # all its steps were taken
     NON_FINITE = 1  # loss, gradient or step was NaN or infinite; best so far is kept
     INTERRUPTED = 2  # the caller interrupted; best so far is kept
+    DROPPED = 3  # other restarts of the target did better; best so far is kept
+    PLATEAU = 4  # the objective no longer fell; best so far is kept
 
-    NAMES = ("budget", "non-finite", "interrupted")
+    NAMES = ("budget", "non-finite", "interrupted", "dropped", "plateau")
 
 
 class Result(NamedTuple):

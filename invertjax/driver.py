@@ -1,19 +1,21 @@
-"""Runs attacks: many targets and restarts, in compiled chunks, interruptible.
+"""Runs attacks: many targets and restarts, on all devices, in compiled chunks.
 
 The only module of the library that compiles.
 """
 
+import concurrent.futures
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from invertjax.base import Attack, Key, Result
-
-RESTARTS = "restarts"  # the name of the vmapped axis, for priors that need it
+from invertjax import chunks, layout, memory, stopping
+from invertjax.base import Attack, Key, Result, Stop
 
 
 class Progress(NamedTuple):
@@ -27,13 +29,13 @@ class Progress(NamedTuple):
     done: int
     total: int
     seconds: float
-    losses: jax.Array
+    losses: np.ndarray
 
 
 class Run(NamedTuple):
     """What a program returns.
 
-    results: a `Result` whose leaves have leading axes `[M, R]`; M < N if interrupted.
+    results: a `Result` of NumPy arrays `[M, R, ...]`; M < N if interrupted.
     seconds: wall time of running, without compilation.
     """
 
@@ -42,11 +44,14 @@ class Run(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One attack compiled for groups of `width` targets with R restarts each.
+    """One attack compiled for groups of targets with R restarts each.
 
     init: `(shared, trials, keys) -> state`; advance: `(shared, trials, state, n) ->
-    state`; finish: `(shared, trials, state) -> Result`. All leaves but those of
-    `shared` have leading axes `[width]` (trials) or `[width, R]`.
+    state`, n further steps; finish: `(shared, trials, state) -> Result`; all of arrays
+    that `layout.place` and `layout.group` have placed.
+
+    steps: the budget of a trial. width, restarts: of a group, before `layout` fills it
+    up. layout: where the trials run; as text, it says so. bytes: that a device needs.
     """
 
     init: Callable
@@ -54,6 +59,9 @@ class Program(NamedTuple):
     finish: Callable
     steps: int
     width: int
+    restarts: int
+    layout: layout.Layout
+    bytes: int
     seconds_compile: float
 
 
@@ -64,62 +72,63 @@ def build(
     keys: Key,
     *,
     width: int | None = None,
+    at_once: int | None = None,
+    devices: Sequence[Any] | None = None,
+    memory_limit: float | None = None,
 ) -> Program:
     """Compiles an attack once, for any number of targets of these shapes.
 
     Everything numeric is an array: `trials` may hold updates, params, labels, prior
-    weights, learning rates, noise scales. Targets and restarts run side by side under
-    `vmap`; the axis of the restarts is named "restarts".
+    weights, learning rates, noise scales. Trials are spread over all devices of all
+    processes; on one they run side by side under `vmap`, or one after another. An
+    attack whose restarts speak to each other, over the axis "restarts", has them side
+    by side.
 
     Args:
       make_attack: `(shared, trial) -> Attack`.
       shared: pytree that all targets share, e.g. the params of one network.
       trials: pytree with leading axis `[N]`.
       keys: `[N, R]` PRNG keys, one a trial.
-      width: targets advanced at once; default 1 on a CPU (where batching the weights
-        of several networks gains nothing and costs cache), all of them elsewhere.
+      width: targets in a group. Default: on CPUs as few as keep all devices busy, so
+        that results come early; elsewhere all, if they fit.
+      at_once: trials side by side on a device. Default: 1 on CPUs, whose matrix
+        products and caches prefer it; elsewhere as many as fit.
+      devices: default: all of all processes, `jax.devices()`.
+      memory_limit: bytes that a device may use, the same in all processes. Default:
+        nine tenths of what it says that it has; CPUs say nothing.
 
     Raises:
-      ValueError: if the leading axes of trials and keys disagree, or on a width < 1.
+      ValueError: if the leading axes of trials and keys disagree, or on numbers < 1.
+      MemoryError: if not even one target fits.
     """
-    count = _check(trials, keys)
-    if width is not None and width < 1:
-        raise ValueError(f"Expected width={width} >= 1.")
+    count, restarts = layout.sides(trials, keys)
+    for name, value in (("width", width), ("at_once", at_once)):
+        if value is not None and value < 1:
+            raise ValueError(f"Expected {name}={value} >= 1.")
+    devices = jax.devices() if devices is None else devices
+    on_cpu = devices[0].platform == "cpu"
     if width is None:
-        width = 1 if jax.default_backend() == "cpu" else count
+        width = len(devices) // math.gcd(len(devices), restarts) if on_cpu else count
     width = min(width, count)
-    budget = []
-
-    def over(method, shared, trials, *args):
-        def one_target(trial, *args):
-            attack = make_attack(shared, trial)
-            budget.append(attack.steps)
-            return jax.vmap(lambda *a: method(attack)(*a), axis_name=RESTARTS)(*args)
-
-        return jax.vmap(one_target)(trials, *args)
-
-    def init(shared, trials, keys):
-        return over(lambda attack: attack.init, shared, trials, keys)
-
-    def advance(shared, trials, state, n):
-        step = lambda attack: lambda state: attack.advance(state, n)  # noqa: E731
-        return over(step, shared, trials, state)
-
-    def finish(shared, trials, state):
-        return over(lambda attack: attack.result, shared, trials, state)
-
+    at_once = 1 if at_once is None and on_cpu else at_once
+    limit = memory.limit(devices) if memory_limit is None else memory_limit
+    coupled = False
     start = time.perf_counter()
-    group = (shared, *_rows((trials, keys), jnp.arange(width)))
-    state = jax.eval_shape(init, *group)
-    n = jax.ShapeDtypeStruct((), jnp.int32)
-    return Program(
-        init=jax.jit(init).lower(*group).compile(),
-        advance=jax.jit(advance).lower(*group[:2], state, n).compile(),
-        finish=jax.jit(finish).lower(*group[:2], state).compile(),
-        steps=budget[0],
-        width=width,
-        seconds_compile=time.perf_counter() - start,
-    )
+    while True:
+        sides = layout.choose(devices, width, restarts, at_once, coupled)
+        try:
+            program = _compiled(make_attack, sides, width, shared, trials, keys)
+        except NameError as error:  # only side by side do restarts have an axis
+            if coupled or layout.RESTARTS not in str(error):
+                raise
+            coupled = True
+            continue
+        # Compilers of several processes may disagree: all must choose the same layout.
+        needed = float(layout.gather(float(program.bytes)).max())
+        smaller = memory.smaller(sides, width, needed, limit)
+        if smaller is None:
+            return program._replace(seconds_compile=time.perf_counter() - start)
+        width, at_once = smaller
 
 
 def run(
@@ -128,45 +137,61 @@ def run(
     trials: Any,
     keys: Key,
     *,
+    rule: stopping.Rule = stopping.NEVER,
     chunk_seconds: float = 0.5,
     on_chunk: Callable[[Progress], None] = lambda progress: None,
     on_group: Callable[[range, Result], None] = lambda rows, results: None,
 ) -> Run:
     """Runs a program over N targets, group by group, in chunks of steps.
 
-    KeyboardInterrupt ends the run after the chunk in flight; the group that was running
-    then returns its best so far, and says `Stop.INTERRUPTED`. Before a group's first
-    chunk, or in `on_group`, it ends the run with the groups that are complete, and is
-    raised if there is none.
+    KeyboardInterrupt ends the run after the chunk in flight, in all processes; the
+    group that was running then returns its best so far, and says `Stop.INTERRUPTED`.
+    Before a group's first chunk, or in `on_group`, it ends the run with the groups that
+    are complete, and is raised if there is none.
 
     Args:
       program: from `build`, with the shapes of these arguments.
-      shared, trials, keys: see `build`. The keys are consumed.
+      shared, trials, keys: see `build`. The keys are consumed. With several processes,
+        each has them all.
+      rule: when to stop a trial early, e.g. `stopping.halving()`.
       chunk_seconds: about how often to return from compiled code.
       on_chunk: told a `Progress` after every chunk.
       on_group: told the rows of a finished group and their results `[rows, R]`.
     """
-    count = _check(trials, keys)
+    count, restarts = layout.sides(trials, keys)
+    if restarts != program.restarts:
+        raise ValueError(
+            f"Expected keys for {program.restarts} restarts, got {restarts}."
+        )
     total = program.steps * -(-count // program.width)
-    finished, clock = [], _Clock()
-
-    def report(steps, losses):
-        done = program.steps * len(finished) + steps
-        on_chunk(Progress(done, total, clock.seconds, losses))
+    sides, clock, finished = program.layout, chunks.Clock(), []
+    shared = layout.place(shared, sides.mesh)
 
     def run_group(rows):
-        # The last group is filled up with repeats of its first target.
-        filled = [*rows, *[rows[0]] * (program.width - len(rows))]
-        trial, key = _rows((trials, keys), jnp.array(filled))
+        trial, key = layout.group(sides, trials, keys, rows)
+
+        def report(steps, losses):
+            done = program.steps * len(finished) + steps
+            shown = losses[: len(rows), :restarts]
+            on_chunk(Progress(done, total, clock.seconds, shown))
+
         with clock:
             state = jax.block_until_ready(program.init(shared, trial, key))
-        advance = functools.partial(program.advance, shared, trial)
-        state, interrupted = _chunks(
-            advance, state, program.steps, chunk_seconds, report, clock
+        state, reasons, interrupted = chunks.advance(
+            functools.partial(program.advance, shared, trial),
+            state,
+            program.steps,
+            (sides.targets, sides.restarts),
+            rule=rule,
+            seconds=chunk_seconds,
+            clock=clock,
+            report=report,
         )
         with clock:
-            results = jax.block_until_ready(program.finish(shared, trial, state))
-        finished.append(_rows(results, jnp.arange(len(rows))))
+            found = layout.fetch(program.finish(shared, trial, state))
+        stopped = np.where(reasons == Stop.BUDGET, found.stopped, reasons)
+        found = found._replace(stopped=stopped)
+        finished.append(jax.tree.map(lambda leaf: leaf[: len(rows), :restarts], found))
         on_group(rows, finished[-1])
         return interrupted
 
@@ -177,7 +202,7 @@ def run(
     except KeyboardInterrupt:
         if not finished:
             raise
-    results = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *finished)
+    results = jax.tree.map(lambda *leaves: np.concatenate(leaves), *finished)
     return Run(results, clock.seconds)
 
 
@@ -227,52 +252,49 @@ def failed(results: Result) -> jax.Array:
     return ~jnp.any(jnp.isfinite(results.loss), axis=1)
 
 
-def _chunks(advance, state, steps, chunk_seconds, report, clock):
-    """Advances in chunks of about `chunk_seconds` to the end, or to an interruption."""
-    done, size = 0, 1
-    try:
-        while done < steps:
-            size = min(size, steps - done)
-            before = clock.seconds
-            with clock:
-                # Not donated: after an interruption the last full chunk is still there.
-                n = jnp.array(size, jnp.int32)
-                state = jax.block_until_ready(advance(state, n))
-            done += size
-            report(done, state.best_loss)
-            pace = max(clock.seconds - before, 1e-6) / size
-            size = min(max(1, int(chunk_seconds / pace)), 2 * size + 8)
-    except KeyboardInterrupt:
-        return state, True
-    return state, False
+def _compiled(make_attack, sides, width, shared, trials, keys):
+    """The three functions of a program, compiled side by side."""
+    budget = []
 
+    def over(method, shared, trials, *args):
+        def one_trial(trial, *args):
+            attack = make_attack(shared, trial)
+            budget.append(attack.steps)
+            return method(attack)(*args)
 
-class _Clock:
-    """Adds up the wall time of its `with` blocks."""
+        return layout.over_trials(sides, one_trial, trials, args)
 
-    def __init__(self):
-        self.seconds = 0.0
+    def init(shared, trials, keys):
+        return over(lambda attack: attack.init, shared, trials, keys)
 
-    def __enter__(self):
-        self.start = time.perf_counter()
+    def advance(shared, trials, state, n):
+        return over(lambda attack: attack.advance, shared, trials, state, n)
 
-    def __exit__(self, *exception):
-        self.seconds += time.perf_counter() - self.start
+    def finish(shared, trials, state):
+        return over(lambda attack: attack.result, shared, trials, state)
 
+    trial, key = layout.group(sides, trials, keys, range(width))
+    group = layout.place(shared, sides.mesh), trial
+    init = layout.spread(init, sides)
 
-def _check(trials, keys):
-    if keys.ndim != 2 or 0 in keys.shape:
-        raise ValueError(f"Expected keys of shape [N, R], both >= 1; got {keys.shape}.")
-    for leaf in jax.tree.leaves(trials):
-        if jnp.shape(leaf)[:1] != keys.shape[:1]:
-            raise ValueError(
-                f"Expected every leaf of trials to have N={keys.shape[0]} rows, got "
-                f"shape {jnp.shape(leaf)}."
-            )
-    return keys.shape[0]
+    def like(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=key.sharding)
 
-
-@jax.jit
-def _rows(tree, index):
-    """The given rows of every leaf, in one compilation for the whole tree."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+    state = jax.tree.map(like, jax.eval_shape(init, *group, key))
+    n = like(jnp.zeros(key.shape, jnp.int32))
+    lowered = [
+        jax.jit(init).lower(*group, key),
+        jax.jit(layout.spread(advance, sides)).lower(*group, state, n),
+        jax.jit(layout.spread(finish, sides)).lower(*group, state),
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiled = list(pool.map(lambda program: program.compile(), lowered))
+    return Program(
+        *compiled,
+        steps=budget[0],
+        width=width,
+        restarts=keys.shape[1],
+        layout=sides,
+        bytes=max(map(memory.used, compiled)),
+        seconds_compile=0.0,
+    )

@@ -109,13 +109,16 @@ def minimise(
         )
 
     def advance(state, n):
-        def body(_, state):
-            # A trial that is done or not finite stays as it is; the others go on.
-            going = state.alive & (state.step < steps)
-            stepped = _step(state, objective, candidate, optimizer, steps)
-            return optax.tree.where(going, stepped, state)
+        until = jnp.minimum(state.step + n, steps)
 
-        return jax.lax.fori_loop(0, n, body, state)
+        def going(state):
+            return state.alive & (state.step < until)
+
+        def step(state):
+            return _step(state, objective, candidate, optimizer, steps)
+
+        # A trial that has ended costs nothing more; under `vmap` it waits for the rest.
+        return jax.lax.while_loop(going, step, state)
 
     return Attack(init, advance, lambda state: _result(state, candidate, steps), steps)
 
