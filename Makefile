@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test slow lint wheel clean
+.PHONY: install demo test slow bench peers lint wheel clean
 
 install: .venv/.installed
 
@@ -28,6 +28,22 @@ test: install
 slow: install
 	$(BIN)/python -m pytest -q -m slow
 
+# QUICK=1: the main cells within 6 minutes. PEERS=python: an environment with the peers.
+PEERS ?= .venv-peers/bin/python
+bench: install peers
+	$(BIN)/python -m benchmarks --peers=$(PEERS) $(if $(QUICK),--quick)
+
+# PyTorch and breaching, to measure against, apart from ours. Without them: no columns.
+peers:
+	@test -e .venv-peers/.installed || test "$(PEERS)" != .venv-peers/bin/python || \
+	  { $(PYTHON) -m venv .venv-peers && \
+	    $(PEERS) -m pip install --quiet --disable-pip-version-check \
+	      torch==2.13.0 hydra-core scipy tqdm pillow && \
+	    $(PEERS) -m pip install --quiet --disable-pip-version-check --no-deps \
+	      torchvision==0.28.0 breaching==0.1.2 lpips && \
+	    touch .venv-peers/.installed; } || \
+	  echo "bench: the peers could not be installed (see above); going on without them"
+
 lint: install
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ruff>=0.14' 'pyright>=1.1.400'
@@ -44,4 +60,4 @@ wheel:
 	cd build && wheel/bin/python -c 'import invertjax; print("wheel", invertjax.__version__, invertjax.__file__)'
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-peers build dist

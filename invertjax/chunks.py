@@ -33,7 +33,7 @@ def advance(
     step: Callable[[Any, np.ndarray], Any],
     state: Any,
     steps: int,
-    shape: tuple[int, int],
+    going: np.ndarray,
     *,
     rule: Rule,
     seconds: float,
@@ -46,7 +46,7 @@ def advance(
       step: `(state, n) -> state`, n `[T, R]` int32 further steps for each trial.
       state: with `best_loss` `[T, R]`, unless there are no steps to take.
       steps: the budget.
-      shape: (T, R).
+      going: `[T, R]` bool, the trials to advance.
       rule: which trials stop before.
       seconds: that a chunk should take.
       clock: runs while trials do.
@@ -56,9 +56,8 @@ def advance(
       The state, the code of `Stop` for every trial that the rule stopped (else
       `Stop.BUDGET`) `[T, R]`, and whether it was interrupted.
     """
-    going = np.ones(shape, bool)
-    reasons = np.full(shape, Stop.BUDGET)
-    before = np.full(shape, np.inf)
+    reasons = np.full(going.shape, Stop.BUDGET)
+    before = np.full(going.shape, np.inf)
     checks = [round(share * steps) for share in rule.shares]
     done, size = 0, 1
     while done < steps and going.any():

@@ -50,8 +50,8 @@ class Program(NamedTuple):
     state`, n further steps; finish: `(shared, trials, state) -> Result`; all of arrays
     that `layout.place` and `layout.group` have placed.
 
-    steps: the budget of a trial. width, restarts: of a group, before `layout` fills it
-    up. layout: where the trials run; as text, it says so. bytes: that a device needs.
+    steps: the budget of a trial. width, restarts: of a group. layout: where the trials
+    run; as text, it says so. bytes: that a device needs.
     """
 
     init: Callable
@@ -145,9 +145,8 @@ def run(
     """Runs a program over N targets, group by group, in chunks of steps.
 
     KeyboardInterrupt ends the run after the chunk in flight, in all processes; the
-    group that was running then returns its best so far, and says `Stop.INTERRUPTED`.
-    Before a group's first chunk, or in `on_group`, it ends the run with the groups that
-    are complete, and is raised if there is none.
+    group that was running returns its best so far and says `Stop.INTERRUPTED`. Outside
+    chunks it leaves the groups that are complete, and is raised if there is none.
 
     Args:
       program: from `build`, with the shapes of these arguments.
@@ -160,15 +159,15 @@ def run(
     """
     count, restarts = layout.sides(trials, keys)
     if restarts != program.restarts:
-        raise ValueError(
-            f"Expected keys for {program.restarts} restarts, got {restarts}."
-        )
+        raise ValueError(f"Expected R={program.restarts} keys, got R={restarts}.")
     total = program.steps * -(-count // program.width)
     sides, clock, finished = program.layout, chunks.Clock(), []
     shared = layout.place(shared, sides.mesh)
 
     def run_group(rows):
         trial, key = layout.group(sides, trials, keys, rows)
+        going = np.zeros((sides.targets, sides.restarts), bool)
+        going[: len(rows), :restarts] = True  # repeats that fill it up stay idle
 
         def report(steps, losses):
             done = program.steps * len(finished) + steps
@@ -181,7 +180,7 @@ def run(
             functools.partial(program.advance, shared, trial),
             state,
             program.steps,
-            (sides.targets, sides.restarts),
+            going,
             rule=rule,
             seconds=chunk_seconds,
             clock=clock,

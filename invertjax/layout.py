@@ -22,6 +22,10 @@ RESTARTS = "restarts"  # the name of the vmapped axis, for priors that need it
 ROWS, COLUMNS = "device_rows", "device_columns"
 
 
+class Lost(ConnectionError):
+    """Another process of the same computation has stopped."""
+
+
 class Layout(NamedTuple):
     """One group of trials on its devices.
 
@@ -213,7 +217,7 @@ def fetch(tree: Any) -> Any:
     """The whole arrays, as NumPy's, in every process.
 
     Raises:
-      ConnectionError: if another process has stopped.
+      Lost: if another process has stopped.
     """
     if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)
@@ -224,7 +228,7 @@ def gather(value: Any) -> np.ndarray:
     """A number of every process, `[processes]`, in every process.
 
     Raises:
-      ConnectionError: if another process has stopped.
+      Lost: if another process has stopped.
     """
     array = np.asarray(value)
     if jax.process_count() == 1:
@@ -239,7 +243,7 @@ def _all_gathered(tree, tiled):
     except (ValueError, RuntimeError) as error:  # which of them depends on the backend
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
-        raise ConnectionError(f"Another process stopped: {error}") from error
+        raise Lost(f"Another process stopped: {error}") from error
 
 
 def _mapped(fun, args, length, side_by_side):

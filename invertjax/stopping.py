@@ -48,8 +48,8 @@ def halving(shares: tuple[float, ...] = (0.125, 0.25, 0.5)) -> Rule:
     return Rule(tuple(shares), keep, Stop.DROPPED)
 
 
-def plateau(tolerance: float = 1e-3, checks: int = 10) -> Rule:
-    """Stops a trial whose best objective fell by less than `tolerance` of itself.
+def plateau(tolerance: float = 1e-2, checks: int = 10) -> Rule:
+    """Stops a trial whose best objective fell by at most `tolerance` of itself.
 
     Args:
       tolerance: relative, over one interval; an objective of exactly zero stops too.
@@ -64,7 +64,11 @@ def plateau(tolerance: float = 1e-3, checks: int = 10) -> Rule:
         raise ValueError(f"Expected checks={checks} >= 2.")
 
     def keep(now, before, going):
-        return going & ~(now >= (1 - tolerance) * before)
+        finite = np.where(np.isfinite(before), before, 0.0)
+        enough = np.where(
+            np.isfinite(before), finite - tolerance * np.abs(finite), before
+        )
+        return going & ~(now >= enough)  # negated: NaN is no plateau
 
     shares = tuple(i / checks for i in range(1, checks))
     return Rule(shares, keep, Stop.PLATEAU)
