@@ -11,7 +11,13 @@ from typing import Any
 from benchmarks import cells
 from benchmarks.field import MODULES
 
-STYLES = {"engine": "-o", "torch": "--s", "naive": ":^", "breaching": "-.d"}
+STYLES = {
+    "engine": "-o",
+    "torch": "--s",
+    "torch_tuned": "--v",
+    "naive": ":^",
+    "breaching": "-.d",
+}
 
 
 def curves(flat: dict[str, Any]) -> dict[tuple[str, str], list[tuple[int, float]]]:

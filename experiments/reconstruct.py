@@ -24,9 +24,10 @@ from typing import Any
 from absl import app, flags
 
 import models
-from experiments import startup, terminal
+from experiments import distributed, ending, startup, terminal
 from experiments.checks import ATTACKS, LABELS, NETWORKS, NORM_MODES
 from experiments.config import Config
+from invertjax import layout
 
 
 def _one_of(names):
@@ -174,6 +175,24 @@ flags.DEFINE_bool(
     "As a control, also attack the first target's update with its coordinates "
     "shuffled. Default: true.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Run as one of several processes, on one machine or many, of the same flags: "
+    "HOST:PORT of process 0, a free port that the others reach. Process 0 writes "
+    "--workdir.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: how many there are."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: which of them this is, from 0."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Run as one of several processes that JAX detects: Slurm, TPU pods, Kubernetes.",
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -205,6 +224,11 @@ def config_from_flags() -> Config:
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
+    return ending.of(lambda: _main(argv))
+
+
+def _main(argv):
+    """The exit code; what is wrong with the input is one line on stderr."""
     try:
         if len(argv) > 1:
             raise ValueError(f"Unexpected argument {argv[1]!r}: flags start with --.")
@@ -213,11 +237,19 @@ def main(argv: list[str]) -> int:
             _WORKDIR.value,
             overwrite=_OVERWRITE.value,
             resume=_RESUME.value,
+            place=distributed.Place(
+                _COORDINATOR.value,
+                _NUM_PROCESSES.value,
+                _PROCESS_ID.value,
+                detect=_DISTRIBUTED.value,
+            ),
         )
     except ValueError as error:
         if not _is_ours(error):  # not bad input but a fault: show where
             raise
         return _said(error, 2)
+    except layout.Lost:  # `ending` has the last word
+        raise
     except OSError as error:  # a full disk, a folder that went away
         return _said(error, 1)
     except KeyboardInterrupt:

@@ -2,61 +2,99 @@
 
 import dataclasses
 import sys
-import time
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import audit, config, interrupts, report, rundir
+from experiments import audit, config, distributed, interrupts, keeping, report, rundir
+from experiments.ending import ENDING
 
 COLUMNS = ("target", "PSNR dB", "SSIM", "labels", "steps", "stopped")
 BLIND = ("target", "objective", "misfit", "steps", "stopped")
 INTERRUPTED, FAILED = 130, 1
-FLUSH_SECONDS = 1.0  # results are on disk that soon
 
 
 def reconstruct(
-    raw: config.Config, workdir: str | None, *, overwrite: bool, resume: bool
+    raw: config.Config,
+    workdir: str | None,
+    *,
+    overwrite: bool,
+    resume: bool,
+    place: distributed.Place = distributed.ALONE,
 ) -> int:
     """One run, from checked settings to files; returns the exit code.
 
     Raises:
       ValueError: on bad input, before anything is traced or written.
+      layout.Lost: if another process of the run has stopped.
     """
+    distributed.check(place)
     settings = config.resolve(raw)
     jax.config.update("jax_enable_x64", settings.x64)
+    distributed.join(place)
+    distributed.check_same(settings.digest)
     name = settings.dataset or "update"
     workdir = workdir or (
         f"runs/{settings.attack}-{settings.model or 'loss'}-"
         f"{name.replace('/', '_').replace(':', '-')}-{settings.digest}"
     )
     kept = dataclasses.asdict(settings)
-    rundir.check(workdir, kept, overwrite=overwrite, resume=resume)
-    sources = audit.read(settings)
-    bars = audit.Bars(over=_bar)
-    prepared = audit.prepare(settings, sources, bars)
-    out = rundir.open_(workdir, resume=resume)
-    if resume:
-        summary = out.json("summary.json")
-        if summary and not summary["interrupted"]:
-            print(f"All {summary['targets']} targets are done: {out.path}")
-            return _code(summary)
-    return _run(prepared, out, bars)
+    bars = audit.Bars(over=_bar) if distributed.is_first() else audit.SILENT
+
+    def checked():
+        if distributed.is_first():
+            rundir.check(workdir, kept, overwrite=overwrite, resume=resume)
+
+    def opened():
+        if not distributed.is_first():
+            return keeping.Elsewhere()
+        return keeping.Keeper(rundir.open_(workdir, resume=resume))
+
+    distributed.together(checked)
+    sources = distributed.together(lambda: audit.read(settings))
+    prepared = distributed.together(lambda: audit.prepare(settings, sources, bars))
+    keeper = distributed.together(opened)
+    ENDING.where = f": finished targets are in {workdir}, go on with --resume"
+    if distributed.of_first(keeper.complete()):
+        return distributed.parting(_say_done(keeper))
+    measured, null = _attack(prepared, keeper, bars)
+    code = _report(prepared, keeper, measured, null) if distributed.is_first() else 0
+    return distributed.parting(code)
 
 
-def _run(prepared, out, bars):
-    keeper = _Keeper(out)
-    settings = dataclasses.asdict(prepared.config)
-    with interrupts.deferred() as check, _StepBar() as bar:
-        out.write_json("config.json", {"settings": settings, **audit.versions()})
-        bars = bars._replace(steps=bar.update, check=check)
+def _say_done(keeper):
+    """Of a run that needs no going on with."""
+    if not distributed.is_first():
+        return 0
+    summary = keeper.out.json("summary.json")
+    print(f"All {summary['targets']} targets are done: {keeper.out.path}")
+    return _code(summary)
+
+
+def _attack(prepared, keeper, bars):
+    """What `audit.run` and `audit.nulls` return; finished targets go to the keeper."""
+    shown = distributed.is_first()
+    with interrupts.deferred() as check, _StepBar(shown) as bar:
+
+        def on_steps(progress):
+            bar.update(progress)
+            keeper.flush_in_time()
+
+        bars = bars._replace(steps=on_steps, check=check)
+        first = distributed.of_first(len(keeper.rows))
         with keeper:
-            first = len(keeper.rows)
+            keeper.start(prepared.config)
             measured = audit.run(prepared, first=first, bars=bars, on_row=keeper.add)
         null = audit.nulls(prepared, measured, bars)
         if prepared.config.null_control and "shuffled_update" not in null:
             measured["interrupted"] = True
+    return measured, null
+
+
+def _report(prepared, keeper, measured, null):
+    """Writes and prints the outcome; returns the exit code."""
+    out = keeper.out
     for name in ("seconds_compile", "seconds_run"):
         measured[name] += out.json("summary.json").get(name, 0.0)
     summary = audit.summarise(prepared, keeper.rows, measured, null)
@@ -82,33 +120,6 @@ def _code(summary, rows=()):
     return FAILED if summary["failed"] else 0
 
 
-class _Keeper:
-    """Rows and arrays of the finished targets, in memory and, soon after, on disk."""
-
-    def __init__(self, out):
-        self.out = out
-        self.rows, self.batches = out.finished()
-        self.written = time.monotonic()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.flush()
-
-    def add(self, row, batch):
-        self.rows.append(row)
-        self.batches.append(batch)
-        if time.monotonic() - self.written > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self):
-        if self.rows:  # the arrays first: a row says that they are there
-            self.out.write_arrays("reconstructions.npz", _stack(self.batches))
-            self.out.write_rows(self.rows)
-        self.written = time.monotonic()
-
-
 def _text(rows, summary):
     scored = "psnr" in rows[0]
     parts = [report.table([_line(row) for row in rows], COLUMNS if scored else BLIND)]
@@ -125,7 +136,7 @@ def _text(rows, summary):
         ]
     parts.append(
         f"{summary['seconds_compile']:.1f} s to compile, "
-        f"{summary['seconds_run']:.1f} s to run"
+        f"{summary['seconds_run']:.1f} s to run: {summary['layout']}"
     )
     parts.append("The attacker was given:")
     parts += [f"  {name}: {value}" for name, value in summary["threat_model"].items()]
@@ -166,10 +177,6 @@ def _picture(rows, batches, out):
     out.write_image("grid.png", report.grid(lines))
 
 
-def _stack(batches):
-    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-
-
 def _bar(items, name):
     return iter(tqdm(items, desc=name, unit="chunk", disable=None))
 
@@ -177,8 +184,11 @@ def _bar(items, name):
 class _StepBar:
     """A progress bar over the steps of all targets, silent where no one watches."""
 
+    def __init__(self, shown):
+        self.disable = None if shown else True  # None: where it is no terminal
+
     def __enter__(self):
-        self.bar = tqdm(desc="inverting", unit="it", disable=None)
+        self.bar = tqdm(desc="inverting", unit="it", disable=self.disable)
         return self
 
     def update(self, progress):

@@ -179,7 +179,7 @@ def _loaded(config, params, buffers):
 
 
 def _save(config, tree):
-    if config.checkpoint is not None:
+    if config.checkpoint is not None and jax.process_index() == 0:
         pathlib.Path(config.checkpoint).parent.mkdir(parents=True, exist_ok=True)
         updates.save(config.checkpoint, tree, {"train_steps": str(config.train_steps)})
 

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from invertjax.base import Distance, Update
 
@@ -11,9 +10,18 @@ def _difference(guess, observed):
     return jax.tree.map(jnp.subtract, guess, observed)
 
 
+def _squares(tree):
+    """The sum of squares, as inner products: on CPUs XLA's sums are ten times slower."""
+
+    def one(leaf):
+        return jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST)
+
+    return _sum(jax.tree.map(one, tree))
+
+
 def _unit(tree):
     """`tree / |tree|`, and zero for zero. No epsilon: exact under scaling by 2^k."""
-    squares = optax.tree.norm(tree, squared=True)
+    squares = _squares(tree)
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
     return jax.tree.map(lambda leaf: leaf / norm, tree)
 
@@ -24,7 +32,7 @@ def _sum(tree):
 
 # Sum over all coordinates of (guess - observed)^2: Zhu et al. (2019), "Deep Leakage
 # from Gradients", equation 4; the negative log-likelihood under Gaussian noise.
-squared = Distance(_difference, lambda r: optax.tree.norm(r, squared=True))
+squared = Distance(_difference, _squares)
 
 # Sum over all coordinates of |guess - observed|: the negative log-likelihood under
 # Laplace noise, Balunovic et al. (2022), "Bayesian Framework for Gradient Leakage".
@@ -39,7 +47,7 @@ l1 = Distance(
 # a least-squares problem. Invariant to positive scaling of either update.
 cosine = Distance(
     lambda guess, observed: _difference(_unit(guess), _unit(observed)),
-    lambda r: 0.5 * optax.tree.norm(r, squared=True),
+    lambda r: 0.5 * _squares(r),
 )
 
 

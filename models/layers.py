@@ -182,22 +182,26 @@ def pool(features: jax.Array, window: int, reduce: Callable) -> jax.Array:
 
 
 def mean(features: jax.Array, axis: int) -> jax.Array:
-    """The mean over one axis."""
-    return jnp.mean(features, axis)
+    """The mean over one short axis. (Sums of slices: XLA's own are slow on CPUs.)"""
+    slices = _slices(features, axis)
+    return functools.reduce(jnp.add, slices) / len(slices)
 
 
 def maximum(features: jax.Array, axis: int) -> jax.Array:
-    """The maximum over one axis; the gradient goes to the first of equals.
+    """The maximum over one short axis; the gradient goes to the first of equals.
 
     Not `jnp.max`, whose derivative looks for the entries that equal the maximum: where
     XLA computes an entry twice and rounds it in two ways (a product and a sum, or both
     at once), none does, and the gradient is lost, or 0 / 0.
     """
-    slices = [
+    return functools.reduce(_larger, _slices(features, axis))
+
+
+def _slices(features, axis):
+    return [
         jax.lax.index_in_dim(features, i, axis, keepdims=False)
         for i in range(features.shape[axis])
     ]
-    return functools.reduce(_larger, slices)
 
 
 def _larger(a, b):

@@ -1,7 +1,14 @@
-"""Strict JAX for every test: no key used twice, no silent rank promotion."""
+"""Strict JAX for every test: no key used twice, no silent rank promotion.
 
-import jax
-import pytest
+One CPU device, on any machine; tests of several start processes of their own.
+"""
+
+import os
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # before JAX reads it
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
