@@ -15,8 +15,14 @@ from experiments.config import Config
 from experiments.sources import PUBLIC
 from experiments.sources import Sources as Sources
 from experiments.sources import read as read
-from invertjax import driver, labels, metrics
+from invertjax import driver, labels, metrics, stopping
 from invertjax.base import Stop
+
+RULES = {
+    "never": stopping.NEVER,
+    "halving": stopping.halving(),
+    "plateau": stopping.plateau(),
+}
 
 
 class Prepared(NamedTuple):
@@ -121,6 +127,7 @@ def run(
         stage.shared,
         rest,
         keys[first:],
+        rule=RULES[config.stop or "never"],
         on_chunk=report_chunk,
         on_group=report_group,
     )

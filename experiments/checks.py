@@ -11,6 +11,7 @@ ATTACKS = ("auto", "inverting_gradients", "deep_leakage", "idlg", "analytic")
 LABELS = ("known", "inferred", "joint")
 NETWORKS = ("per_target", "shared")
 NORM_MODES = ("train", "eval")
+STOPS = ("never", "halving", "plateau")
 MATCHES_COSINE = ("auto", "inverting_gradients")  # have a learning rate and a prior
 
 _COSINE = "--attack=inverting_gradients"
@@ -30,6 +31,7 @@ def choices(config) -> None:
         "norm_mode": NORM_MODES,
         "labels": LABELS,
         "networks": NETWORKS,
+        "stop": STOPS,
     }
     for flag, names in allowed.items():
         value = getattr(config, flag)
@@ -75,7 +77,7 @@ def applies(config, model: str | None) -> None:
     local = (config.local_steps or 0) > 0
     # (flags, whether they apply, what they need)
     rules = [
-        (("restarts", "steps"), iterative, _ITERATIVE),
+        (("restarts", "steps", "stop"), iterative, _ITERATIVE),
         (("attack_lr", "total_variation"), cosine, _COSINE),
         (
             ("local_batch", "local_lr", "local_shuffle", "local_known"),

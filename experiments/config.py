@@ -54,6 +54,7 @@ class Config:
     targets: int = NOT_GIVEN
     restarts: int = NOT_GIVEN
     steps: int = NOT_GIVEN
+    stop: str = NOT_GIVEN
     labels: str = NOT_GIVEN
     attack_lr: float = NOT_GIVEN
     total_variation: float = NOT_GIVEN
@@ -129,7 +130,7 @@ def _defaults(config, model):
     elif filled["labels"] == "known":
         filled["labels"] = "inferred"
     if not config.closed_form:
-        filled |= dict(restarts=1, steps=defaults["steps"])
+        filled |= dict(restarts=1, steps=defaults["steps"], stop="never")
     if config.attack in checks.MATCHES_COSINE:
         filled |= dict(attack_lr=0.02, total_variation=0.03)
     if config.train_steps:

@@ -25,7 +25,7 @@ from absl import app, flags
 
 import models
 from experiments import distributed, ending, startup, terminal
-from experiments.checks import ATTACKS, LABELS, NETWORKS, NORM_MODES
+from experiments.checks import ATTACKS, LABELS, NETWORKS, NORM_MODES, STOPS
 from experiments.config import Config
 from invertjax import layout
 
@@ -108,6 +108,13 @@ flags.DEFINE_integer(
     "steps",
     None,
     "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000.",
+)
+flags.DEFINE_string(
+    "stop",
+    None,
+    f"When a trial ends before that, {_one_of(STOPS)}: the worse half of the restarts "
+    "at 1/8, 1/4 and 1/2 of the steps; or once its objective no longer falls. "
+    "Default: never.",
 )
 flags.DEFINE_string(
     "labels",

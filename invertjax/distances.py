@@ -11,7 +11,7 @@ def _difference(guess, observed):
 
 
 def _squares(tree):
-    """The sum of squares, as inner products: on CPUs XLA's sums are ten times slower."""
+    """The sum of squares, as inner products: XLA's own sums are slower on CPUs."""
 
     def one(leaf):
         return jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST)

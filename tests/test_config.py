@@ -67,6 +67,8 @@ REFUSED = [
     # flags without an effect, whatever their value
     (["--attack=analytic", "--restarts=1"], ["--restarts=1", "iterative"]),
     (["--attack=analytic", "--steps=9"], ["--steps=9", "iterative"]),
+    (["--attack=analytic", "--stop=never"], ["--stop=never", "iterative"]),
+    (["--stop=halved"], ["--stop=halved", "'halving'"]),
     (["--attack=deep_leakage", "--attack_lr=1"], ["--attack_lr=1.0", "inverting"]),
     (
         ["--attack=deep_leakage", "--total_variation=0"],
@@ -148,7 +150,7 @@ UNUSED = {"norm_mode", "train_lr", "defense_known"}
         ("inverting_gradients", set()),
         ("deep_leakage", FIRST_ORDER),
         ("idlg", FIRST_ORDER),
-        ("analytic", FIRST_ORDER | {"restarts", "steps"}),
+        ("analytic", FIRST_ORDER | {"restarts", "steps", "stop"}),
     ],
 )
 def test_every_attack_has_defaults_for_everything(attack, unused):

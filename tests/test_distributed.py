@@ -166,6 +166,7 @@ def test_a_refusal_of_the_first_stops_all(orphaned, start):
     assert "process 0 of this run stopped" in second[2]
 
 
+@pytest.mark.slow  # 13 s
 def test_ctrl_c_in_one_process_stops_both_with_the_best_so_far(start, tmp_path):
     folder = tmp_path / "run"
     processes = run_two(start, folder, *LONG)
