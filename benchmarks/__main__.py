@@ -1,6 +1,7 @@
 """Speed, beside the peers where they are installed.
 
     python -m benchmarks [--quick] [--peers PYTHON] [--models lenet ...] [--out FOLDER]
+    python -m benchmarks --cells lenet_b1_r64 convnet5_b8
 
 Everything in one run, on identical problems, contestants in turn. Writes latest.json
 (flat keys), latest.md and latest.png into --out after every cell.
@@ -77,6 +78,7 @@ def _machine(contestants, record):
 
 def _cells(arguments, contestants, record):
     wanted = cells.QUICK if arguments.quick else cells.full(cells.MODELS)
+    wanted = tuple(map(cells.parse, arguments.cells)) or wanted
     bench = measure.Bench(contestants, measure.Settings())
     for cell in (cell for cell in wanted if cell.model in arguments.models):
         names = ["engine", "torch", "torch_tuned"]
@@ -97,6 +99,8 @@ def _cells(arguments, contestants, record):
 
 def _quality(arguments, contestants, record):
     plan = quality.QUICK if arguments.quick else quality.Plan()
+    if arguments.cells:
+        return
     wanted = QUALITY_MODELS[:1] if arguments.quick else QUALITY_MODELS
     for model in (name for name in wanted if name in arguments.models):
         _say(f"{model}: seconds to {plan.levels} dB")
@@ -110,16 +114,23 @@ def _parse():
         "--peers", default=PEERS if PEERS.exists() else sys.executable, metavar="PYTHON"
     )
     parser.add_argument("--models", nargs="+", default=cells.MODELS, metavar="MODEL")
+    parser.add_argument("--cells", nargs="+", default=(), metavar="CELL")
     parser.add_argument("--out", type=pathlib.Path, default=HERE, metavar="FOLDER")
     parser.add_argument("--devices", type=int, nargs="*", metavar="K")
     arguments = parser.parse_args()
-    unknown = set(arguments.models) - set(cells.MODELS)
+    try:
+        wanted = [cells.parse(name).model for name in arguments.cells]
+    except ValueError as error:
+        parser.error(str(error))
+    unknown = {*arguments.models, *wanted} - set(cells.MODELS)
     if unknown:
         parser.error(
             f"unknown {sorted(unknown)}: choose from {', '.join(cells.MODELS)}"
         )
     if arguments.devices is None:
-        arguments.devices = (1, 2) if arguments.quick else (1, 2, 4, 8)
+        arguments.devices = () if arguments.cells else (1, 2, 4, 8)
+        if arguments.quick:
+            arguments.devices = (1, 2)
     return arguments
 
 

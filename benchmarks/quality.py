@@ -13,16 +13,18 @@ from benchmarks.worker import Failed
 
 class Plan(NamedTuple):
     """ladder: budgets of iterations, each a complete attack with its own schedule;
-    targets: images; levels: dB; limit: seconds of a contestant, all budgets."""
+    targets: images; levels: dB; limit: seconds of a contestant, all budgets;
+    contestants: who climbs, breaching also with its own defaults."""
 
     ladder: tuple[int, ...] = (50, 100, 200, 400, 800, 1600)
     targets: int = 4
     restarts: int = 8
     levels: tuple[int, ...] = (20, 25, 30)
     limit: float = 600
+    contestants: tuple[str, ...] = ("engine", "torch", "breaching")
 
 
-QUICK = Plan((100, 200, 400), targets=2, levels=(20,), limit=40)
+QUICK = Plan((100, 200, 400), 2, 8, (20,), 40, ("engine", "breaching"))
 
 
 # breaching's own 0.1 and 0.2, in normalised units of one quarter.
@@ -64,7 +66,7 @@ def measure(model: str, field: Field, plan: Plan) -> dict[str, Any]:
     cell = Cell(model, restarts=plan.restarts, targets=plan.targets)
     problem = problem_file.load(field.build(cell))
     flat: dict[str, Any] = {}
-    contests = [("engine", {}), ("torch", {}), ("breaching", {})]
+    contests: list[tuple[str, dict]] = [(name, {}) for name in plan.contestants]
     # breaching's own defaults: 0.1 and 0.2 in normalised units of one quarter.
     contests.append(
         ("breaching_defaults", {"learning_rate": 0.025, "total_variation": 0.8})

@@ -257,7 +257,7 @@ def _main(argv):
         return _said(error, 2)
     except layout.Lost:  # `ending` has the last word
         raise
-    except OSError as error:  # a full disk, a folder that went away
+    except (OSError, MemoryError) as error:  # a full disk; a trial that does not fit
         return _said(error, 1)
     except KeyboardInterrupt:
         return _said("interrupted.", terminal.INTERRUPTED)

@@ -87,6 +87,29 @@ def test_wide_on_accelerators_narrow_on_a_cpu():
     assert build(problem(), 9).width == 5
 
 
+def test_trials_that_do_not_fit_side_by_side_are_split():
+    def make(shared, trial):
+        def large(z, t):  # a matrix for every trial that is under way
+            matrix = z[0] * jnp.ones((256, 256))
+            return jnp.sum((z - trial["target"]) ** 2) + jnp.mean(matrix @ matrix)
+
+        attack = make_quadratic(shared, trial)
+        candidate = Candidate(lambda key: attack.init(key).z, lambda z: z, lambda z: z)
+        return matching.minimise(large, candidate, optax.sgd(0.01), steps=3)
+
+    arguments = problem(targets=1, restarts=8)
+    whole = driver.build(make, *arguments, at_once=8)
+    assert whole.layout.at_once == 8
+    split = driver.build(make, *arguments, at_once=8, memory_limit=whole.bytes / 2)
+    assert 1 <= split.layout.at_once < 8
+    assert split.bytes <= whole.bytes / 2
+    assert f"{split.layout.at_once} at once" in str(split.layout)
+    results = [driver.run(program, *arguments).results for program in (whole, split)]
+    assert_close(results[0].loss, results[1].loss)
+    with pytest.raises(MemoryError, match="One target with its 8 restarts needs"):
+        driver.build(make, *arguments, memory_limit=10)
+
+
 def test_progress_adds_up_to_the_total(one_by_one):
     seen, groups = [], []
     run = driver.run(
