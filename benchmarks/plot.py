@@ -42,7 +42,7 @@ def draw(flat: dict[str, Any], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 5))
+    figure, axes = pyplot.subplots(figsize=(9, 5))
     found = curves(flat)
     models = sorted({model for model, _ in found})
     for (model, name), points in found.items():
@@ -52,7 +52,7 @@ def draw(flat: dict[str, Any], path: pathlib.Path) -> None:
     axes.set_xlabel("trials at once (restarts, batch 1)")
     axes.set_ylabel("image-iterations a second")
     axes.grid(which="both", alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
