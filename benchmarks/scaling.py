@@ -1,6 +1,6 @@
 """Weak scaling: eight targets a device, on devices that the host pretends to have.
 
-    python -m benchmarks.scaling 1 2 4 8
+    python -m benchmarks --cells lenet_b1 --devices 1 2 4 8
 
 Host devices share the machine's cores: beyond those, the best is a constant rate.
 """
