@@ -151,12 +151,14 @@ def _attack(scene, settings, steps, key, on_steps, on_result):
 
     def on_group(rows, results):
         clock.append(time.perf_counter())
-        found = jax.tree.map(lambda leaf: leaf[0], driver.best(results)).batch
-        score = metrics.score(found, scene.batch)
-        images = np.clip(np.asarray(found["image"])[score["order"]], 0, 1)
-        seconds = clock[-1] - clock[-2]
-        score = {**score, "labels": recalls[rows[0]], "seconds": seconds}
-        on_result(settings[rows[0]], score, images)
+        seconds = (clock[-1] - clock[-2]) / len(rows)  # they ran side by side
+        batches = driver.best(results).batch
+        for i, row in enumerate(rows):
+            found = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
+            score = metrics.score(found, scene.batch)
+            images = np.clip(np.asarray(found["image"])[score["order"]], 0, 1)
+            score = {**score, "labels": recalls[row], "seconds": seconds}
+            on_result(settings[row], score, images)
 
     driver.run(
         program, scene.params, updates, keys, on_chunk=on_steps, on_group=on_group
@@ -219,7 +221,8 @@ def main(argv: list[str]) -> None:
 
         def on_steps(progress):
             settled = len(record.scores) * steps
-            bar.update(settled + progress.done % steps - bar.n)
+            under_way = progress.done % steps * len(progress.losses)
+            bar.update(settled + under_way - bar.n)
 
         def on_result(setting, score, images):
             record.add(setting, score, images)

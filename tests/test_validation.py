@@ -7,7 +7,10 @@ over images are large.
 """
 
 import functools
+import json
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -162,3 +165,11 @@ def _read(raw):
         pytest.skip("needs CIFAR-10: TFDS_DATA_DIR is not set")
     resolved = config.resolve(raw)
     return resolved, audit.read(resolved)
+
+
+def test_demo_shows_every_setting_with_several_devices(tmp_path):
+    command = [sys.executable, "-m", "experiments.demo", "--steps=2"]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    subprocess.run([*command, f"--workdir={tmp_path}"], env=env, check=True)
+    shown = json.loads((tmp_path / "demo.json").read_text())
+    assert set(shown) == {s.title for s in demo.SETTINGS} | {"mean image"}
