@@ -144,6 +144,9 @@ class _Model(torch.nn.Module):
         return self.forward_fn(params, images)
 
 
+_SCHEMAS: list[torch.library.Library] = []
+
+
 def _import():
     """`breaching`, also where torchvision's wheel is of another build than torch."""
     try:
@@ -154,7 +157,7 @@ def _import():
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
-        _import.library = library  # the schemas live as long as it does
+        _SCHEMAS.append(library)  # they live as long as it does
     import breaching
 
     return breaching

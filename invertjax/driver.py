@@ -150,8 +150,7 @@ def run(
 
     Args:
       program: from `build`, with the shapes of these arguments.
-      shared, trials, keys: see `build`. The keys are consumed. With several processes,
-        each has them all.
+      shared, trials, keys: see `build`; every process has them all.
       rule: when to stop a trial early, e.g. `stopping.halving()`.
       chunk_seconds: about how often to return from compiled code.
       on_chunk: told a `Progress` after every chunk.
@@ -165,31 +164,14 @@ def run(
     shared = layout.place(shared, sides.mesh)
 
     def run_group(rows):
-        trial, key = layout.group(sides, trials, keys, rows)
-        going = np.zeros((sides.targets, sides.restarts), bool)
-        going[: len(rows), :restarts] = True  # repeats that fill it up stay idle
-
         def report(steps, losses):
             done = program.steps * len(finished) + steps
             shown = losses[: len(rows), :restarts]
             on_chunk(Progress(done, total, clock.seconds, shown))
 
-        with clock:
-            state = jax.block_until_ready(program.init(shared, trial, key))
-        state, reasons, interrupted = chunks.advance(
-            functools.partial(program.advance, shared, trial),
-            state,
-            program.steps,
-            going,
-            rule=rule,
-            seconds=chunk_seconds,
-            clock=clock,
-            report=report,
-        )
-        with clock:
-            found = layout.fetch(program.finish(shared, trial, state))
-        stopped = np.where(reasons == Stop.BUDGET, found.stopped, reasons)
-        found = found._replace(stopped=stopped)
+        group = shared, *layout.group(sides, trials, keys, rows)
+        options = dict(rule=rule, seconds=chunk_seconds, clock=clock, report=report)
+        found, interrupted = _run_group(program, group, len(rows), options)
         finished.append(jax.tree.map(lambda leaf: leaf[: len(rows), :restarts], found))
         on_group(rows, finished[-1])
         return interrupted
@@ -203,6 +185,25 @@ def run(
             raise
     results = jax.tree.map(lambda *leaves: np.concatenate(leaves), *finished)
     return Run(results, clock.seconds)
+
+
+def _run_group(program, group, targets, options):
+    """A group's results, filled up as its layout is, and whether it was interrupted."""
+    (shared, trial, key), clock = group, options["clock"]
+    going = np.zeros(key.shape, bool)
+    going[:targets, : program.restarts] = True  # repeats that fill it up stay idle
+    with clock:
+        state = jax.block_until_ready(program.init(shared, trial, key))
+    step = functools.partial(program.advance, shared, trial)
+    state, reasons, interrupted = chunks.advance(
+        step, state, program.steps, going, **options
+    )
+    with clock:
+        found = layout.fetch(program.finish(shared, trial, state))
+    # To its own account a trial that a rule has stopped was interrupted.
+    ruled = (reasons != Stop.BUDGET) & (found.stopped == Stop.INTERRUPTED)
+    stopped = np.where(ruled, reasons, found.stopped)
+    return found._replace(stopped=stopped), interrupted
 
 
 def invert(

@@ -134,3 +134,11 @@ def test_a_run_stops_at_a_plateau(bowl):
         found = driver.run(program, *arguments, rule=rule).results
         np.testing.assert_array_equal(found.steps, steps)
         np.testing.assert_array_equal(found.stopped, reason)
+
+
+def test_a_rule_does_not_hide_that_a_trial_was_not_finite(bowl):
+    program, (shared, _, keys), _ = bowl
+    for rule in (stopping.halving(), stopping.plateau()):
+        found = driver.run(program, shared, jnp.array([NAN, 2.0]), keys, rule=rule)
+        np.testing.assert_array_equal(found.results.stopped[0], Stop.NON_FINITE)
+        assert (found.results.stopped[1] != Stop.NON_FINITE).all()

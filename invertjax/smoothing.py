@@ -1,0 +1,134 @@
+"""ReLU made smooth, in any model, unmodified: a homotopy for second-order attacks.
+
+The gradient of a ReLU network jumps wherever a unit turns on or off, and least squares
+stops at the jumps. With softplus(s x) / s in the place of every relu it is smooth, and
+tends to the relu's as the sharpness s grows (Chen and Mangasarian 1996, "A Class of
+Smoothing Functions", section 2).
+
+    loss_fn = smoothing.softened(loss_fn, sharpness)
+    client = clients.gradient(loss_fn)
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+# Primitives that only call the one jaxpr in their parameters, and may be inlined.
+_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"})
+
+
+def softened(fun: Callable[..., Any], sharpness: float | jax.Array):
+    """Computes `fun` with softplus(s x) / s in the place of every relu.
+
+    Each call traces `fun` and replaces `jax.nn.relu` and `jnp.maximum(x, 0)`, also
+    inside `jit` and `checkpoint`. What is inside loops, branches and other functions
+    with derivative rules of their own stays as it is.
+
+    Args:
+      fun: any function of pytrees that `jax.grad` could trace. Rewrite a loss before it
+        is differentiated: a gradient has no relu any more.
+      sharpness: s > 0, may be traced; infinity gives `fun` itself.
+    """
+
+    @functools.wraps(fun)
+    def soft(*args: Any, **kwargs: Any) -> Any:
+        jaxpr, shapes = jax.make_jaxpr(
+            lambda: fun(*args, **kwargs), return_shape=True
+        )()
+        leaves = _evaluate(jaxpr.jaxpr, jaxpr.consts, (), _softplus(sharpness))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return soft
+
+
+def has_relu(fun: Callable[..., Any], *args: Any) -> bool:
+    """Whether `softened` finds anything to replace in `fun(*args)`.
+
+    The arguments may be `jax.ShapeDtypeStruct`s: nothing is computed.
+    """
+    return _contains_relu(jax.make_jaxpr(fun)(*args).jaxpr)
+
+
+def _softplus(sharpness):
+    sharp = jnp.isinf(sharpness)
+    scale = jnp.where(sharp, 1.0, jnp.asarray(sharpness))  # infinity times zero is NaN
+
+    def activation(x):
+        s = scale.astype(x.dtype)
+        return jnp.where(sharp, jax.nn.relu(x), jax.nn.softplus(s * x) / s)
+
+    return activation
+
+
+def _evaluate(jaxpr, consts, args, activation):
+    """The jaxpr's values, with `activation` for its relus."""
+    values = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= dict(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        given = [read(atom) for atom in eqn.invars]
+        if _is_relu(eqn):
+            found = [activation(next(x for x in given if not _is_zero(x)))]
+        elif eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)):
+            inner, closed = _body(eqn), _consts(eqn)
+            found = _evaluate(inner, closed, given, activation)
+        else:
+            found = _bind(eqn, given)
+        values |= dict(zip(eqn.outvars, found, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bind(eqn, given):
+    params = eqn.primitive.get_bind_params(eqn.params)
+    # Before jax 0.8 they came after the functions that are called.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    found = eqn.primitive.bind(*functions, *given, **params)
+    return found if eqn.primitive.multiple_results else [found]
+
+
+def _contains_relu(jaxpr):
+    return any(
+        _is_relu(eqn) or (eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _is_relu(eqn):
+    if eqn.primitive.name == "custom_jvp_call":  # as `jax.nn.relu` is
+        body = _open(eqn.params["call_jaxpr"])
+        while len(body.eqns) == 1 and body.eqns[0].primitive.name in _CALLS:
+            body = _body(body.eqns[0])
+        return len(body.eqns) == 1 and _is_maximum_with_zero(body.eqns[0])
+    return _is_maximum_with_zero(eqn)
+
+
+def _is_maximum_with_zero(eqn):
+    if eqn.primitive.name != "max":
+        return False
+    literals = [a for a in eqn.invars if isinstance(a, core.Literal)]
+    return len(literals) == 1 and _is_zero(literals[0].val)
+
+
+def _is_zero(value):
+    return np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer) and value == 0
+
+
+def _open(jaxpr):
+    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def _body(eqn):
+    return _open(eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"])
+
+
+def _consts(eqn):
+    jaxpr = eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"]
+    return jaxpr.consts if isinstance(jaxpr, core.ClosedJaxpr) else ()
