@@ -7,7 +7,14 @@ import models
 from experiments import defense_flags
 from experiments.near import near
 
-ATTACKS = ("auto", "inverting_gradients", "deep_leakage", "idlg", "analytic")
+ATTACKS = (
+    "auto",
+    "inverting_gradients",
+    "gauss_newton",
+    "deep_leakage",
+    "idlg",
+    "analytic",
+)
 LABELS = ("known", "inferred", "joint")
 NETWORKS = ("per_target", "shared")
 NORM_MODES = ("train", "eval")
@@ -15,6 +22,7 @@ STOPS = ("never", "halving", "plateau")
 MATCHES_COSINE = ("auto", "inverting_gradients")  # have a learning rate and a prior
 
 _COSINE = "--attack=inverting_gradients"
+_PRIOR = f"{_COSINE} or gauss_newton"
 _ITERATIVE = "an iterative attack"
 _UNTRAINED = "an untrained network: a trained one serves all targets"
 _DATA = "data, and --update comes without"
@@ -78,7 +86,8 @@ def applies(config, model: str | None) -> None:
     # (flags, whether they apply, what they need)
     rules = [
         (("restarts", "steps", "stop"), iterative, _ITERATIVE),
-        (("attack_lr", "total_variation"), cosine, _COSINE),
+        (("attack_lr",), cosine, _COSINE),
+        (("total_variation",), cosine or config.attack == "gauss_newton", _PRIOR),
         (
             ("local_batch", "local_lr", "local_shuffle", "local_known"),
             local,
@@ -126,6 +135,13 @@ def _networks(config):
 def has_batch_norm(config, model: str | None) -> bool:
     """Whether the victim has a batch norm; False where the reader's loss decides."""
     return model is not None and "batch" == (config.norm or models.DEFAULTS[model].norm)
+
+
+def has_relu(config, model: str | None) -> bool:
+    """Whether the victim has relus; False where the reader's loss decides."""
+    if model is None:
+        return False
+    return "relu" == (config.activation or models.DEFAULTS[model].activation)
 
 
 def _norm_mode(config, model):

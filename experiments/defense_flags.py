@@ -109,6 +109,12 @@ def is_adaptable(spec: Spec) -> bool:
     return KINDS[spec.name].adapt is not None
 
 
+def noise(specs: list[Spec]) -> float:
+    """Standard deviation of the Gaussian noise that is the only defense, else 0."""
+    alone = len(specs) == 1 and specs[0].name == "gaussian"
+    return (specs[0].value or 0.0) if alone else 0.0
+
+
 def adapted(distance: Distance, specs: list[Spec]) -> Distance:
     """The distance of an attacker who knows the defenses, as far as there is one."""
     for spec in reversed(specs):  # the attacker sees what the last one has left

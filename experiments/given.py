@@ -46,6 +46,16 @@ def num_classes(config: Config) -> int:
     return config.num_classes or 10
 
 
+def batch_shapes(config: Config) -> dict:
+    """Of the batch behind the update, with labels as the attack gives them."""
+    size = config.batch_size
+    label = jax.ShapeDtypeStruct((size,), jnp.int32)
+    if config.labels == "joint":  # probabilities are optimised
+        label = jax.ShapeDtypeStruct((size, num_classes(config)), config.dtype)
+    image = jax.ShapeDtypeStruct((size, *config.image_shape), config.dtype)
+    return {"image": image, "label": label}
+
+
 def _with_model(config, arrays):
     shape, classes = tuple(config.image_shape), num_classes(config)
     net = victim.network(config, shape, classes)
@@ -87,7 +97,7 @@ def _imported(text):
 
 def _first_form(config, loss_fn, arrays):
     """The tree of which the loss takes the arrays; see `updates.forms`."""
-    batch = _batch(config)
+    batch = batch_shapes(config)
     errors = []
     for params in updates.forms(arrays):
         try:
@@ -103,15 +113,6 @@ def _first_form(config, loss_fn, arrays):
         f"of shape {batch['label'].shape} and the arrays of --params={config.params}: "
         f"{type(errors[0]).__name__}: {reason}"
     )
-
-
-def _batch(config):
-    size = config.batch_size
-    label = jax.ShapeDtypeStruct((size,), jnp.int32)
-    if config.labels == "joint":  # probabilities are optimised
-        label = jax.ShapeDtypeStruct((size, num_classes(config)), config.dtype)
-    image = jax.ShapeDtypeStruct((size, *config.image_shape), config.dtype)
-    return {"image": image, "label": label}
 
 
 def _check_scalar(value):

@@ -107,7 +107,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "steps",
     None,
-    "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000.",
+    "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000; gauss_newton "
+    "20, with relus 40.",
 )
 flags.DEFINE_string(
     "stop",
@@ -125,7 +126,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_float("attack_lr", None, "Learning rate of inverting_gradients.")
 flags.DEFINE_float(
-    "total_variation", None, "Weight of total variation in inverting_gradients."
+    "total_variation",
+    None,
+    "Weight of total variation in inverting_gradients and gauss_newton.",
 )
 flags.DEFINE_integer(
     "local_steps",

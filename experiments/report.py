@@ -21,19 +21,21 @@ def threat_model(config: Config, attack: str) -> dict:
         "update": "local training (FedAvg)" if local else "one gradient (FedSGD)",
         "local_steps": _local_knowledge(config) if local else "none",
         "defense": list(config.defense) or "none",
-        "defense_adaptive": _defense_knowledge(config),
+        "defense_adaptive": _defense_knowledge(config, attack),
         "batch_norm": _norm_knowledge(config),
         "public_data": _public(config),
         "selection": "lowest objective over restarts and iterates, never the truth",
     }
 
 
-def _defense_knowledge(config):
+def _defense_knowledge(config, attack):
     if not config.defense:
         return "no defense"
     if not config.defense_known:
         return "no: the attacker does not know of the defense"
     specs = [defense_flags.parse(text) for text in config.defense]
+    if attack == "gauss_newton" and defense_flags.noise(specs):
+        return "yes: the attack fits the update no better than the noise allows"
     without = [spec.name for spec in specs if not defense_flags.is_adaptable(spec)]
     if not without:
         return "yes: the attack is adapted to the defense"

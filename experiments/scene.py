@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments import defense_flags
+from experiments import defense_flags, simulation
 from experiments.config import Config
-from experiments.given import Given
+from experiments.given import Given, batch_shapes
 from experiments.victim import Victim
 from invertjax import attacks, candidates, clients, defenses, distances, labels, layers
 from invertjax.base import Attack, Client
@@ -29,6 +28,7 @@ class Scene(NamedTuple):
     truth: `{"image": [N, B, H, W, C], "label": [N, B]}`; None for a given update.
     shape: `(B, H, W, C)`. num_classes: K.
     from_input: undoes a normalisation before the first layer.
+    soften: `sharpness -> simulate`, smoothed; None where that is not wanted.
     """
 
     simulate: Client
@@ -39,6 +39,7 @@ class Scene(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int
     from_input: Callable
+    soften: Callable[[Any], Client] | None = None
 
 
 def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
@@ -50,16 +51,19 @@ def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
       truth: `{"image": [N, B, H, W, C], "label": [N, B]}`.
       num_classes: K.
     """
-    share, client, simulate = _clients(config, victim.loss_fn)
+    first = _row(victim.params, 0) if victim.per_target else victim.params
+    roles = simulation.roles(config, victim.loss_fn, first, _row(truth, 0))
     specs = [defense_flags.parse(text) for text in config.defense]
     defended = (
-        defenses.defend(client, defense_flags.chained(specs)) if specs else client
+        defenses.defend(roles.client, defense_flags.chained(specs))
+        if specs
+        else roles.client
     )
 
     @jax.jit
     def observe(params, batch, i):
         key = jax.random.fold_in(jax.random.fold_in(_key(config), 1), i)
-        raw = client(params, batch, jax.random.clone(key))
+        raw = roles.client(params, batch, jax.random.clone(key))
         return {"update": defended(params, batch, key), "rms": _rms(raw)}
 
     rows = []
@@ -72,23 +76,33 @@ def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
     (trials if victim.per_target else shared)["params"] = victim.params
     shape = truth["image"].shape[1:]
     return Scene(
-        simulate, share, shared, trials, truth, shape, num_classes, victim.from_input
+        roles.simulate,
+        roles.share,
+        shared,
+        trials,
+        truth,
+        shape,
+        num_classes,
+        victim.from_input,
+        roles.soften,
     )
 
 
 def given(config: Config, given: Given, num_classes: int) -> Scene:
     """An update that the reader's own code has saved."""
-    share, _, simulate = _clients(config, given.loss_fn)
+    batch = batch_shapes(config)
+    roles = simulation.roles(config, given.loss_fn, given.params, batch)
     row = {"update": given.update, "rms": np.asarray(_rms(given.update))}
     return Scene(
-        simulate,
-        share,
+        roles.simulate,
+        roles.share,
         shared={"params": given.params},
         trials=jax.tree.map(lambda leaf: leaf[None], row),
         truth=None,
         shape=(config.batch_size, *config.image_shape),
         num_classes=num_classes,
         from_input=given.from_input,
+        soften=roles.soften,
     )
 
 
@@ -146,10 +160,7 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
         params = trial.get("params", shared.get("params"))
         client = clients.at(scene.simulate, params, jax.random.key(0))
         observed = trial["update"]
-        if "label" in trial:
-            candidate = candidates.pixels(scene.shape, trial["label"])
-        else:
-            candidate = candidates.pixels(scene.shape, num_classes=scene.num_classes)
+        candidate = _candidate(config, scene, trial, name)
         if name == "analytic":
             invert = scene.from_input
             return attacks.analytic(client, observed, candidate, from_input=invert)
@@ -163,6 +174,17 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
                 total_variation=config.total_variation,
                 distance=_adapted(config, distances.cosine),
             )
+        if name == "gauss_newton":
+            return attacks.gauss_newton(
+                client,
+                observed,
+                candidate,
+                steps=config.steps,
+                softened=simulation.softened(scene.soften, params),
+                total_variation=config.total_variation,
+                noise=_known_noise(config),
+                distance=_adapted(config, distances.squared),
+            )
         # idlg is deep_leakage with the label inferred, which `with_labels` has done.
         return attacks.deep_leakage(
             client,
@@ -173,6 +195,16 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
         )
 
     return make
+
+
+def _candidate(config, scene, trial, name):
+    """Pixels from noise, with the labels that the attacker has, or logits."""
+    # Grey is the better start, but restarts must differ.
+    grey = name == "gauss_newton" and config.restarts == 1
+    start = candidates.grey if grey else candidates.normal
+    if "label" in trial:
+        return candidates.pixels(scene.shape, trial["label"], init=start)
+    return candidates.pixels(scene.shape, num_classes=scene.num_classes, init=start)
 
 
 def fit(config: Config, scene: Scene, index: int, batch: Any) -> float:
@@ -191,24 +223,11 @@ def _adapted(config, distance):
     return defense_flags.adapted(distance, specs)
 
 
-def _clients(config, loss_fn):
-    """The gradient, the client, and the client as the attacker simulates it."""
-    share = clients.gradient(loss_fn)
-    if not config.local_steps:
-        return share, share, share
-
-    def local(shuffle):
-        return clients.local_sgd(
-            loss_fn,
-            optax.sgd(config.local_lr),
-            steps=config.local_steps,
-            batch_size=config.local_batch,
-            shuffle=shuffle,
-        )
-
-    client = local(config.local_shuffle)
-    # Without the order an attacker simulates the batch's; without steps, a gradient.
-    return share, client, local(False) if config.local_known else share
+def _known_noise(config):
+    """Its standard deviation, 0 where there is none that the attacker knows."""
+    if not config.defense_known:
+        return 0.0
+    return defense_flags.noise([defense_flags.parse(text) for text in config.defense])
 
 
 def _inferred(config, scene, probes):

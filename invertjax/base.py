@@ -19,6 +19,7 @@ Loss = Callable[[Params, Batch], jax.Array]
 Client = Callable[[Params, Batch, Key], Update]
 Objective = Callable[[Point, jax.Array], jax.Array]
 Prior = Callable[[Batch, jax.Array], jax.Array]
+Residual = Callable[[Point, jax.Array], Any]
 
 
 class Candidate(NamedTuple):
@@ -59,8 +60,16 @@ class Stop:
     INTERRUPTED = 2  # the caller interrupted; best so far is kept
     DROPPED = 3  # other restarts of the target did better; best so far is kept
     PLATEAU = 4  # the objective no longer fell; best so far is kept
+    CONVERGED = 5  # the optimiser itself was done
 
-    NAMES = ("budget", "non-finite", "interrupted", "dropped", "plateau")
+    NAMES = (
+        "budget",
+        "non-finite",
+        "interrupted",
+        "dropped",
+        "plateau",
+        "converged",
+    )
 
 
 class Result(NamedTuple):

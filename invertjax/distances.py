@@ -10,7 +10,7 @@ def _difference(guess, observed):
     return jax.tree.map(jnp.subtract, guess, observed)
 
 
-def _squares(tree):
+def squared_norm(tree) -> jax.Array:
     """The sum of squares, as inner products: XLA's own sums are slower on CPUs."""
 
     def one(leaf):
@@ -21,7 +21,7 @@ def _squares(tree):
 
 def _unit(tree):
     """`tree / |tree|`, and zero for zero. No epsilon: exact under scaling by 2^k."""
-    squares = _squares(tree)
+    squares = squared_norm(tree)
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
     return jax.tree.map(lambda leaf: leaf / norm, tree)
 
@@ -32,7 +32,7 @@ def _sum(tree):
 
 # Sum over all coordinates of (guess - observed)^2: Zhu et al. (2019), "Deep Leakage
 # from Gradients", equation 4; the negative log-likelihood under Gaussian noise.
-squared = Distance(_difference, _squares)
+squared = Distance(_difference, squared_norm)
 
 # Sum over all coordinates of |guess - observed|: the negative log-likelihood under
 # Laplace noise, Balunovic et al. (2022), "Bayesian Framework for Gradient Leakage".
@@ -47,7 +47,7 @@ l1 = Distance(
 # a least-squares problem. Invariant to positive scaling of either update.
 cosine = Distance(
     lambda guess, observed: _difference(_unit(guess), _unit(observed)),
-    lambda r: 0.5 * _squares(r),
+    lambda r: 0.5 * squared_norm(r),
 )
 
 

@@ -4,6 +4,7 @@ Minimises `distance(client(decode(z)), observed) + prior(decode(z), t)` over z b
 optax optimiser. It knows no attack by name: an attack is a choice of its arguments.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from invertjax.base import (
     Objective,
     Point,
     Prior,
+    Residual,
     Result,
     Stop,
     Update,
@@ -31,6 +33,7 @@ class State(NamedTuple):
     best: the iterate with the lowest objective so far; best_loss: `[]`, its objective.
     losses: `[steps]`, the objective before each step. step: `[]` int32.
     alive: `[]` bool, False once loss, gradient or step were not finite.
+    converged: `[]` bool, True once the optimiser has nothing left to do.
     """
 
     z: Point
@@ -40,6 +43,25 @@ class State(NamedTuple):
     losses: jax.Array
     step: jax.Array
     alive: jax.Array
+    converged: jax.Array
+
+
+class Schedule(NamedTuple):
+    """What an optimiser may need beyond the objective.
+
+    residual: `(z, t) -> pytree`, handed on as `residual_fn`: half its sum of squares
+      has the objective's curvature.
+    rank: `z -> []`, by which iterates and restarts are compared, where objectives of
+      different t do not compare. It also judges the iterate after the last step.
+    converged: `(opt_state, value, t) -> []` bool, whether to stop before the budget.
+    """
+
+    residual: Residual | None = None
+    rank: Callable[[Point], jax.Array] | None = None
+    converged: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+
+
+PLAIN = Schedule()
 
 
 def objective(
@@ -80,7 +102,7 @@ def attack(
     """
     if steps < 1:
         raise ValueError(f"Expected steps={steps} >= 1.")
-    _check_structure(client, observed, candidate)
+    check_structure(client, observed, candidate)
     value = objective(client, observed, candidate, distance, prior)
     return minimise(value, candidate, optimizer, steps=steps)
 
@@ -91,6 +113,7 @@ def minimise(
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
+    schedule: Schedule = PLAIN,
 ) -> Attack:
     """Minimises any objective over a candidate, with one loop for every optimiser."""
     optimizer = optax.with_extra_args_support(optimizer)
@@ -106,36 +129,44 @@ def minimise(
             losses=jnp.full(steps, jnp.nan, dtype),
             step=jnp.array(0, jnp.int32),
             alive=jnp.array(True),
+            converged=jnp.array(False),
         )
 
     def advance(state, n):
         until = jnp.minimum(state.step + n, steps)
 
         def going(state):
-            return state.alive & (state.step < until)
+            return state.alive & ~state.converged & (state.step < until)
 
         def step(state):
-            return _step(state, objective, candidate, optimizer, steps)
+            return _step(state, objective, candidate, optimizer, steps, schedule)
 
         # A trial that has ended costs nothing more; under `vmap` it waits for the rest.
         return jax.lax.while_loop(going, step, state)
 
-    return Attack(init, advance, lambda state: _result(state, candidate, steps), steps)
+    def result(state):
+        return _result(state, candidate, steps, schedule.rank)
+
+    return Attack(init, advance, result, steps)
 
 
-def _step(state, objective, candidate, optimizer, steps):
+def _step(state, objective, candidate, optimizer, steps, schedule):
     """One step of one trial."""
+    t = state.step / steps
 
     def value_fn(z):
-        return objective(z, state.step / steps)
+        return objective(z, t)
 
     # Not what a line search has stored: a projection or the annealing has changed
     # it since, and under vmap taking it over saves nothing.
     loss, grad = jax.value_and_grad(value_fn)(state.z)
-    better = loss < state.best_loss  # False for NaN: it can never win
-    delta, opt_state = optimizer.update(
-        grad, state.opt_state, state.z, value=loss, grad=grad, value_fn=value_fn
-    )
+    score = loss if schedule.rank is None else schedule.rank(state.z)
+    better = score < state.best_loss  # False for NaN: it can never win
+    extra: dict[str, Any] = dict(value=loss, grad=grad, value_fn=value_fn)
+    if schedule.residual is not None:
+        residual = schedule.residual
+        extra |= dict(residual_fn=lambda z: residual(z, t), project=candidate.project)
+    delta, opt_state = optimizer.update(grad, state.opt_state, state.z, **extra)
     z = candidate.project(optax.apply_updates(state.z, delta))
     alive = _finite(loss) & _finite(grad) & _finite(z)
     best = optax.tree.where(better, state.z, state.best)
@@ -144,21 +175,32 @@ def _step(state, objective, candidate, optimizer, steps):
         z=optax.tree.where(alive, z, best),
         opt_state=opt_state,
         best=best,
-        best_loss=jnp.where(better, loss, state.best_loss),
+        best_loss=jnp.where(better, score, state.best_loss),
         losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.nan)),
         step=state.step + alive,
         alive=alive,
+        converged=_converged(schedule, opt_state, loss, t),
     )
 
 
-def _result(state, candidate, steps):
-    stopped = jnp.where(
-        state.alive,
-        jnp.where(state.step < steps, Stop.INTERRUPTED, Stop.BUDGET),
-        Stop.NON_FINITE,
+def _converged(schedule, opt_state, loss, t):
+    if schedule.converged is None:
+        return jnp.array(False)
+    return schedule.converged(opt_state, loss, t)
+
+
+def _result(state, candidate, steps, rank):
+    stopped = jnp.select(
+        [~state.alive, state.converged, state.step < steps],
+        [Stop.NON_FINITE, Stop.CONVERGED, Stop.INTERRUPTED],
+        Stop.BUDGET,
     )
-    batch = candidate.decode(state.best)
-    return Result(batch, state.best_loss, state.losses, state.step, stopped)
+    best, loss = state.best, state.best_loss
+    if rank is not None:  # a step may be worth much: the last one counts as well
+        last = rank(state.z)
+        best = optax.tree.where(last < loss, state.z, best)
+        loss = jnp.where(last < loss, last, loss)
+    return Result(candidate.decode(best), loss, state.losses, state.step, stopped)
 
 
 def _finite(tree):
@@ -166,7 +208,7 @@ def _finite(tree):
     return jnp.all(jnp.stack(leaves))
 
 
-def _check_structure(client, observed, candidate):
+def check_structure(client, observed, candidate):
     key = jax.eval_shape(lambda: jax.random.key(0))
     guess = jax.eval_shape(
         lambda key: client(candidate.decode(candidate.init(key))), key

@@ -5,7 +5,7 @@ weight is a number, an array, or a schedule `t -> weight`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,49 @@ def total_variation(weight: Weight, *, isotropic: bool = False) -> Prior:
     """
     value = _isotropic if isotropic else _anisotropic
     return lambda batch, t: _at(weight, t) * value(batch["image"])
+
+
+class LeastSquares(NamedTuple):
+    """A prior that second-order attacks can use, too.
+
+    value: the prior, `(batch, t) -> []`.
+    residual: `(batch, t) -> pytree`; half its sum of squares has the slope of `value`,
+      and a curvature that is never too small (iteratively reweighted least squares).
+    """
+
+    value: Prior
+    residual: Callable[[Any, jax.Array], Any]
+
+    def __call__(self, batch, t):
+        return self.value(batch, t)
+
+
+def smoothed_total_variation(
+    weight: Weight, *, smoothing: float = 1e-2
+) -> LeastSquares:
+    """Anisotropic total variation with sqrt(d^2 + smoothing^2) for |d|.
+
+    Vogel and Oman (1996), "Iterative Methods for Total Variation Denoising": the
+    residual is d / (d^2 + smoothing^2)^(1/4), its denominator a constant.
+    """
+
+    def differences(batch):
+        down, right = (jnp.diff(batch["image"], axis=axis) for axis in (-3, -2))
+        return [d for d in (down, right) if d.size]
+
+    def value(batch, t):
+        lengths = [jnp.sqrt(d**2 + smoothing**2) for d in differences(batch)]
+        return _at(weight, t) * sum(map(jnp.mean, lengths), jnp.zeros(()))
+
+    def residual(batch, t):
+        return [
+            jnp.sqrt(_at(weight, t) / d.size)
+            * d
+            * jax.lax.stop_gradient(d**2 + smoothing**2) ** -0.25
+            for d in differences(batch)
+        ]
+
+    return LeastSquares(value, residual)
 
 
 def l2(weight: Weight, *, center: float = 0.0) -> Prior:

@@ -27,7 +27,8 @@ def softened(fun: Callable[..., Any], sharpness: float | jax.Array):
 
     Each call traces `fun` and replaces `jax.nn.relu` and `jnp.maximum(x, 0)`, also
     inside `jit` and `checkpoint`. What is inside loops, branches and other functions
-    with derivative rules of their own stays as it is.
+    with derivative rules of their own stays as it is. A maximum with zero that is no
+    activation (flax's group norm takes one of its variance) is replaced as well.
 
     Args:
       fun: any function of pytrees that `jax.grad` could trace. Rewrite a loss before it
@@ -76,7 +77,7 @@ def _evaluate(jaxpr, consts, args, activation):
     for eqn in jaxpr.eqns:
         given = [read(atom) for atom in eqn.invars]
         if _is_relu(eqn):
-            found = [activation(next(x for x in given if not _is_zero(x)))]
+            found = [activation(given[_operand(eqn)])]
         elif eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)):
             inner, closed = _body(eqn), _consts(eqn)
             found = _evaluate(inner, closed, given, activation)
@@ -111,14 +112,16 @@ def _is_relu(eqn):
 
 
 def _is_maximum_with_zero(eqn):
-    if eqn.primitive.name != "max":
+    floats = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
+    if eqn.primitive.name != "max" or not floats:
         return False
-    literals = [a for a in eqn.invars if isinstance(a, core.Literal)]
-    return len(literals) == 1 and _is_zero(literals[0].val)
+    literals = [atom.val for atom in eqn.invars if isinstance(atom, core.Literal)]
+    return len(literals) == 1 and np.ndim(literals[0]) == 0 and literals[0] == 0
 
 
-def _is_zero(value):
-    return np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer) and value == 0
+def _operand(eqn):
+    """Which input of a relu is not the zero."""
+    return [isinstance(atom, core.Literal) for atom in eqn.invars].index(False)
 
 
 def _open(jaxpr):

@@ -148,6 +148,7 @@ UNUSED = {"norm_mode", "train_lr", "defense_known"}
     [
         ("auto", set()),
         ("inverting_gradients", set()),
+        ("gauss_newton", FIRST_ORDER),
         ("deep_leakage", FIRST_ORDER),
         ("idlg", FIRST_ORDER),
         ("analytic", FIRST_ORDER | {"restarts", "steps", "stop"}),
@@ -292,7 +293,8 @@ def test_presets(path, monkeypatch):
 
 
 def test_presets_are_those_of_the_documentation():
-    names = "analytic deep_leakage fedavg inverting_gradients pruned_adaptive"
+    names = "analytic deep_leakage fedavg gauss_newton inverting_gradients "
+    names += "pruned_adaptive"
     assert sorted(path.stem for path in PRESETS.glob("*.flags")) == names.split()
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from invertjax import priors
+from invertjax.distances import squared_norm
 
 T = jnp.zeros(())
 
@@ -62,6 +63,51 @@ def test_total_variation_pulls_neighbours_together():
         prior = priors.total_variation(1.0, isotropic=isotropic)
         grad = jax.jit(jax.grad(prior))(images([[0.2, 0.4]]), T)["image"].ravel()
         assert grad[0] < 0 < grad[1]
+
+
+IMAGES = [[[0, 0.3, 1], [0.2, 0.9, 0.1]], [[0.0, 0.0, 1.0]], [[0.0], [3.0]], [[7.0]]]
+
+
+@pytest.mark.parametrize("rows", IMAGES)
+def test_smoothed_total_variation_tends_to_total_variation(rows):
+    batch = images(rows)
+    wanted = priors.total_variation(2.0)(batch, T)
+    for smoothing in (1e-1, 1e-3):
+        gap = priors.smoothed_total_variation(2.0, smoothing=smoothing)(batch, T)
+        gap -= wanted
+        # sqrt(d^2 + s^2) - |d| is at most s, where d = 0: two means, a weight of two.
+        assert 0 <= gap + 1e-6 and gap <= 4 * smoothing
+    flat = priors.smoothed_total_variation(2.0, smoothing=0.5)
+    np.testing.assert_allclose(flat(images(np.full((2, 2), 0.3)), T), 2 * 2 * 0.5)
+
+
+@pytest.mark.parametrize("rows", IMAGES)
+def test_smoothed_total_variation_has_the_slope_of_its_residual(rows):
+    prior = priors.smoothed_total_variation(lambda t: 2 + t, smoothing=0.1)
+
+    def half_squares(batch, t):
+        return 0.5 * squared_norm(prior.residual(batch, t))
+
+    t = jnp.array(0.5)
+    slopes = [
+        jax.jit(jax.grad(fun))(images(rows), t)["image"]
+        for fun in (prior, half_squares)
+    ]
+    assert jnp.isfinite(slopes[0]).all()
+    np.testing.assert_allclose(*slopes, rtol=1e-5, atol=1e-6)
+    assert jnp.any(slopes[0] != 0) == (np.size(rows) > 1)
+
+
+def test_smoothed_total_variation_has_no_curvature_below_its_own():
+    # At d = 1 the value is all but straight; its model is the parabola above it.
+    prior = priors.smoothed_total_variation(1.0, smoothing=0.1)
+
+    def difference(d):
+        return {"image": jnp.stack([0.0, d]).reshape(1, 1, 2, 1)}
+
+    _, push = jax.linearize(lambda d: prior.residual(difference(d), T), 1.0)
+    curvature = squared_norm(push(1.0))
+    np.testing.assert_allclose(curvature, 1 / np.sqrt(1.01), rtol=1e-5)
 
 
 def test_l2_is_the_mean_square_about_the_center():

@@ -4,6 +4,7 @@ from invertjax.attacks.analytic import admits as admits
 from invertjax.attacks.analytic import analytic as analytic
 from invertjax.attacks.auto import auto as auto
 from invertjax.attacks.deep_leakage import deep_leakage as deep_leakage
+from invertjax.attacks.gauss_newton import gauss_newton as gauss_newton
 from invertjax.attacks.idlg import idlg as idlg
 from invertjax.attacks.inverting_gradients import (
     inverting_gradients as inverting_gradients,

@@ -1,0 +1,105 @@
+"""The clients of a run: what one really does, and what the attacker takes it for."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from experiments.config import Config
+from invertjax import clients, smoothing
+from invertjax.base import Client, Loss
+
+
+class Roles(NamedTuple):
+    """A client, and how the attacker simulates it.
+
+    share: its gradient on one batch. client: what it shares.
+    simulate: what the attacker takes that for.
+    soften: `sharpness -> simulate`, the same with softplus for relu; None where the
+      attack, or the loss, does without.
+    """
+
+    share: Client
+    client: Client
+    simulate: Client
+    soften: Callable[[Any], Client] | None
+
+
+def roles(config: Config, loss_fn: Loss, params: Any, batch: Any) -> Roles:
+    """The clients on a loss.
+
+    Args:
+      config: resolved.
+      loss_fn: `(params, batch) -> []`.
+      params: of one network, or their shapes.
+      batch: of one client, or its shapes.
+
+    Raises:
+      ValueError: if the attack takes derivatives that the loss does not have.
+    """
+    share, client, simulate = _clients(config, loss_fn)
+    if config.attack != "gauss_newton":
+        return Roles(share, client, simulate, None)
+    if config.loss is not None:  # those of our own models are known to be there
+        _check_forward_mode(config, simulate, params, batch)
+
+    def soften(sharpness):
+        return _clients(config, smoothing.softened(loss_fn, sharpness))[2]
+
+    relus = smoothing.has_relu(loss_fn, params, batch)
+    return Roles(share, client, simulate, soften if relus else None)
+
+
+def softened(soften: Callable[[Any], Client] | None, params: Any):
+    """`(batch, sharpness) -> update` at the params, or None, from `Roles.soften`."""
+    if soften is None:
+        return None
+
+    def share(batch, sharpness):
+        return clients.at(soften(sharpness), params, jax.random.key(0))(batch)
+
+    return share
+
+
+def _clients(config, loss_fn):
+    """The gradient, the client, and the client as the attacker simulates it."""
+    # Least squares differentiates clients in forward mode as well.
+    second_order = config.attack == "gauss_newton"
+    rule: dict[str, Any] = dict(rule="plain") if second_order else {}
+    share = clients.gradient(loss_fn, **rule)
+    if not config.local_steps:
+        return share, share, share
+
+    def local(shuffle):
+        return clients.local_sgd(
+            loss_fn,
+            optax.sgd(config.local_lr),
+            steps=config.local_steps,
+            batch_size=config.local_batch,
+            shuffle=shuffle,
+            **rule,
+        )
+
+    client = local(config.local_shuffle)
+    # Without the order an attacker simulates the batch's; without steps, a gradient.
+    return share, client, local(False) if config.local_known else share
+
+
+def _check_forward_mode(config, simulate, params, batch):
+    def derivative(params, batch, key):
+        def share(image):
+            return simulate(params, {**batch, "image": image}, key)
+
+        _, push = jax.linearize(share, batch["image"])
+        return jax.vmap(push)(batch["image"][None])  # alone it may pass as it is
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        jax.eval_shape(derivative, params, batch, key)
+    except Exception as error:  # the reader's own code may raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"--attack=gauss_newton does not fit --loss={config.loss}: expected a loss "
+            f"with forward-mode derivatives ({type(error).__name__}: {reason})."
+        ) from None

@@ -1,0 +1,162 @@
+"""Gradient matching as nonlinear least squares, by Levenberg-Marquardt.
+
+A shared gradient has more coordinates than a batch has pixels, so that matching it is
+an overdetermined system: where its Jacobian has full rank and the network is smooth,
+damped Gauss-Newton converges quadratically to the images themselves.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from invertjax import candidates, distances, matching, priors
+from invertjax.base import Attack, Batch, Candidate, Distance, Update
+from invertjax.levenberg_marquardt import levenberg_marquardt
+
+Softened = Callable[[Batch, jax.Array], Update]
+SHARPNESS = (8.0, 32.0, 128.0, 512.0, math.inf)
+
+
+class Stages(NamedTuple):
+    """How the problem changes over the run; stages are of equal length."""
+
+    sharpness: tuple[float, ...]
+    total_variation: tuple[jax.Array, ...]
+
+    def at(self, t):
+        """The number of the stage at a share t in [0, 1] of the run."""
+        last = len(self.sharpness) - 1
+        return jnp.minimum(jnp.floor(t * len(self.sharpness)), last).astype(int)
+
+
+def gauss_newton(
+    client,
+    observed: Update,
+    candidate: Candidate,
+    *,
+    steps: int | None = None,
+    softened: Softened | None = None,
+    sharpness: tuple[float, ...] = SHARPNESS,
+    total_variation=None,
+    layerwise: float | None = None,
+    noise=0.0,
+    distance: Distance = distances.squared,
+    **options: Any,
+) -> Attack:
+    """Half the squared distance of updates, in units of |observed|, by damped steps.
+
+        min over x: |W (client(x) - observed)|^2 / 2 + a TV(x)
+
+    A ReLU network's gradient jumps where units turn on and off. With `softened` the
+    attack takes smooth ones instead, of growing sharpness, then the network itself, and
+    the weight of total variation falls tenfold from stage to stage, to zero.
+
+    Args:
+      client: `batch -> update`, one that forward mode can differentiate:
+        `clients.gradient(loss_fn, rule="plain")`.
+      observed: the shared update.
+      candidate: of the batch; kept in [0, 1] with `softened`. Without, it is not: on
+        the way to an exact solution pixels leave the box.
+      steps: linearisations, in all stages together; default: 20, with stages 40.
+      softened: `(batch, sharpness) -> update`, the same client on the loss
+        `smoothing.softened(loss_fn, sharpness)`.
+      sharpness: of the stages; the last is infinite.
+      total_variation: weight a in the first stage, smoothed at 1e-2; any but None and 0
+        makes stages. Default: 1e-2 with `softened`, else 0.
+      layerwise: s in [0, 1]; W divides a leaf's residual by its norm to the s, and by
+        the whole update's to the 1 - s. Default: 0 with `softened` or `noise`, else
+        1/2.
+      noise: standard deviation of what was added to every coordinate of the update, if
+        known: the attack stops once the residual is what the noise leaves at the best
+        fit of p coordinates by d unknowns, (p - d) noise^2, or above it by no more than
+        two standard deviations (the discrepancy principle: Morozov 1966).
+      distance: one whose reduction is the sum of squares, e.g.
+        `distances.masked(distances.squared)` against pruning.
+      options: of `levenberg_marquardt`.
+
+    Raises:
+      ValueError: on stages that do not end with the network itself, or if `observed`
+        does not fit the client.
+      TypeError: if the client has no forward mode.
+    """
+    if not sharpness or sharpness[-1] != math.inf:
+        raise ValueError(f"Expected sharpness={sharpness} to end with infinity.")
+    soft = softened is not None
+    if total_variation is None:
+        total_variation = 1e-2 if soft else 0.0
+    staged = soft or not _is_zero(total_variation)
+    stages = _stages(sharpness if staged else (math.inf,), total_variation)
+    if steps is None:
+        steps = 40 if staged else 20
+    if layerwise is None:
+        layerwise = 0.0 if soft or not _is_zero(noise) else 0.5
+    if soft:  # a step there is too rough to be worth J^T J
+        candidate, options = candidates.box(candidate), {"dense": 0, **options}
+    matching.check_structure(client, observed, candidate)
+    weights = _weights(observed, layerwise)
+    prior = priors.smoothed_total_variation(
+        lambda t: jnp.stack(stages.total_variation)[stages.at(t)]
+    )
+
+    def misfit(batch, t):
+        if softened is not None:
+            guess = softened(batch, jnp.asarray(stages.sharpness)[stages.at(t)])
+        else:
+            guess = client(batch)
+        residual = distance.residual(guess, observed)
+        return jax.tree.map(jnp.multiply, weights, residual)
+
+    def objective(z, t):
+        batch = candidate.decode(z)
+        return 0.5 * distances.squared_norm(misfit(batch, t)) + prior(batch, t)
+
+    def residual(z, t):
+        batch = candidate.decode(z)
+        return misfit(batch, t), prior.residual(batch, t)
+
+    enough = _floor(observed, candidate, noise)
+
+    def converged(state, value, t):
+        last = stages.at(t) == len(stages.sharpness) - 1
+        return last & (state.stalled | (value <= enough))
+
+    return matching.minimise(
+        objective,
+        candidate,
+        levenberg_marquardt(**options),
+        steps=steps,
+        schedule=matching.Schedule(residual, lambda z: objective(z, 1.0), converged),
+    )
+
+
+def _stages(sharpness, total_variation):
+    falling = [total_variation * 10.0**-i for i in range(len(sharpness) - 1)]
+    return Stages(tuple(sharpness), tuple(map(jnp.asarray, (*falling, 0.0))))
+
+
+def _weights(observed, layerwise):
+    whole = distances.squared_norm(observed) ** (-0.5 * (1 - layerwise))
+
+    def one(leaf):
+        squares = distances.squared_norm(leaf)
+        squares = jnp.where(squares > 0, squares, 1.0)  # a leaf that was pruned away
+        return whole * squares ** (-0.5 * layerwise)
+
+    return jax.tree.map(one, observed)
+
+
+def _floor(observed, candidate, noise):
+    """The objective that noise leaves at the best fit, by weights of 1 / |observed|."""
+    start = jax.eval_shape(candidate.init, jax.eval_shape(lambda: jax.random.key(0)))
+    unknowns = sum(leaf.size for leaf in jax.tree.leaves(start))
+    coordinates = sum(leaf.size for leaf in jax.tree.leaves(observed))
+    free = max(coordinates - unknowns, 0)
+    left = (free + 2 * math.sqrt(2 * free)) * noise**2
+    return 0.5 * left / distances.squared_norm(observed)
+
+
+def _is_zero(number):
+    return isinstance(number, int | float) and number == 0
