@@ -2,10 +2,11 @@
 
     python -m benchmarks.second_order [--dataset cifar10] [--studies batches ...]
 
-Float64, 16x16 images, known labels, one start (grey). Beside the PSNR of every target
-stand what the Jacobian of its update at the true batch says: its rank, its condition,
-and under noise the Cramer-Rao value. Studies: batches (1 to 8 images, on a small LeNet
-and a small GELU network), noise, training. Writes STUDY.json and STUDY.png into --out.
+Float64, 16x16 pixels (batches 12x12), known labels, one start (grey). Beside the PSNR
+of every target stands what the Jacobian of its update at the true batch says: its rank,
+its condition, and under noise the Cramer-Rao value. Studies: batches (1 to 8 images, on
+a small LeNet and a small GELU network), noise, training. Writes STUDY.json and
+STUDY.png into --out.
 """
 
 import argparse
@@ -51,7 +52,7 @@ class Point(NamedTuple):
 
 def batches(base: dict) -> list[Point]:
     return [
-        _measure(name, size, {**base, **model, "batch_size": size})
+        _measure(name, size, {**base, **model, "image_size": 12, "batch_size": size})
         for name, model in SMALL.items()
         for size in (1, 2, 4, 8)
     ]

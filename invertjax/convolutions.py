@@ -44,10 +44,10 @@ def preferred() -> bool:
     """True where matrix products are the faster default: on the CPU backend.
 
     A default by platform, from measurements: on two CPU cores, a step of gradient
-    matching through five 3x3 convolutions on 32x32 images takes 5 (one image), 7 (a
-    batch of 8) or 10 times (8 restarts under `vmap`) the processor time with XLA's
-    own. Other backends were not measured and keep theirs. It is only a default:
-    measure your model, and call `as_matrix_products` or not, as you find.
+    matching through five 3x3 convolutions on 32x32 images takes 4 (one image), 9 (a
+    batch of 8) or 7 times (8 restarts) as long with XLA's own. Other
+    backends were not measured and keep theirs. It is only a default: measure your
+    model, and call `as_matrix_products` or not, as you find.
 
     Returns:
       Whether `jax.default_backend()` is "cpu".
