@@ -199,9 +199,7 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
 
 def _candidate(config, scene, trial, name):
     """Pixels from noise, with the labels that the attacker has, or logits."""
-    # Grey is the better start, but restarts must differ.
-    grey = name == "gauss_newton" and config.restarts == 1
-    start = candidates.grey if grey else candidates.normal
+    start = candidates.nearly_grey if name == "gauss_newton" else candidates.normal
     if "label" in trial:
         return candidates.pixels(scene.shape, trial["label"], init=start)
     return candidates.pixels(scene.shape, num_classes=scene.num_classes, init=start)

@@ -26,6 +26,11 @@ def grey(key: Key, shape: tuple[int, ...]) -> jax.Array:
     return jnp.full(shape, 0.5)
 
 
+def nearly_grey(key: Key, shape: tuple[int, ...]) -> jax.Array:
+    """N(1/2, 1/20^2): grey, but images of one label and restarts can part."""
+    return 0.5 + 0.05 * jax.random.normal(key, shape)
+
+
 def patterned(tile: int) -> Initialisation:
     """A random `tile x tile` patch repeated over the image (Wei et al. 2020, 4.2)."""
 

@@ -16,10 +16,11 @@ SHAPE = (2, 5, 7, 3)
         candidates.normal,
         candidates.uniform,
         candidates.grey,
+        candidates.nearly_grey,
         candidates.patterned(2),
         candidates.patterned(9),
     ],
-    ids=["normal", "uniform", "grey", "patterned", "one tile"],
+    ids=["normal", "uniform", "grey", "nearly grey", "patterned", "one tile"],
 )
 def test_starts_have_the_shape_of_the_images(init):
     labels = jnp.array([1, 0])

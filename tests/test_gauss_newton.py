@@ -203,6 +203,7 @@ def test_two_images_with_known_labels():
     np.testing.assert_array_equal(result.batch["label"], trials[1]["label"])
 
 
+@pytest.mark.slow
 def test_a_homotopy_goes_where_relu_alone_does_not():
     def one(trial, homotopy):
         params, batch = trial

@@ -45,6 +45,7 @@ def test_a_smooth_network_gives_its_image_away(tmp_path):
     assert 0 < row["steps"] <= 20
 
 
+@pytest.mark.slow
 def test_local_steps_and_a_known_pruning_do_not_hide_it(tmp_path):
     args = (*SMOOTH, *LOCAL, "--defense=prune:0.5", "--defense_known")
     summary = _attacked(tmp_path / "run", *args)
@@ -87,10 +88,10 @@ def test_what_the_library_is_given(made):
     smooth, z, _ = made(*SMOOTH)
     assert smooth["softened"] is None and smooth["steps"] == 20
     assert smooth["total_variation"] is None and smooth["noise"] == 0
-    assert np.all(z["image"] == 0.5)
+    assert 0.03 < z["image"].std() < 0.07
     relu, z, _ = made(*RELU, "--total_variation=0.1", "--restarts=2")
     assert relu["softened"] is not None and relu["steps"] == 40
-    assert relu["total_variation"] == 0.1 and z["image"].std() > 0.1
+    assert relu["total_variation"] == 0.1 and 0.03 < z["image"].std() < 0.07
 
 
 def test_noise_that_the_attacker_knows_of(made):

@@ -211,7 +211,10 @@ def test_has_relu_tells_networks_apart(name, activation):
     assert found == (activation == "relu")
 
 
-@pytest.mark.parametrize("name, width", [("cnn", 8), ("resnet20", 2)])
+@pytest.mark.parametrize(
+    "name, width",
+    [("cnn", 8), pytest.param("resnet20", 2, marks=pytest.mark.slow)],
+)
 def test_the_gradient_of_a_network_tends_to_its_own(name, width):
     net, loss_fn, shapes = problem(name, width=width)
     sharpness = jnp.array([4.0, 32.0, 256.0, 2048.0, jnp.inf])
