@@ -177,6 +177,7 @@ def test_the_mask_of_a_pruned_update_helps(found):
     assert (found["pruned"].psnr < 30).all()
 
 
+@pytest.mark.slow
 def test_through_two_local_steps():
     client = clients.local_sgd(
         loss_fn, optax.sgd(0.5), steps=2, rule="plain", matrix_products=False
@@ -191,6 +192,7 @@ def test_through_two_local_steps():
     assert (psnr(reconstruct(trials, one), trials[1]) > 60).all()
 
 
+@pytest.mark.slow
 def test_two_images_with_known_labels():
     def one(trial):
         params, batch = trial

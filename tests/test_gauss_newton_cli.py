@@ -37,6 +37,7 @@ def _attacked(out, *args):
     return cli.summary(out)
 
 
+@pytest.mark.slow
 def test_a_smooth_network_gives_its_image_away(tmp_path):
     summary = _attacked(tmp_path / "run", *SMOOTH)
     assert summary["psnr_min"] > 60
