@@ -36,7 +36,7 @@ class State(NamedTuple):
     damping: `[]`, relative to the mean diagonal of J^T J.
     gram: `[d, d]`, J^T J where it was last computed; None where it never is.
     known: `[]` bool, whether it was computed at all.
-    iterations: `[]` int32, of conjugate gradients, all in all.
+    iterations: `[]` int32, of conjugate gradients in all trials so far.
     stalled: `[]` bool, whether no step decreased the objective.
     """
 
