@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/python -m experiments.demo
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=8
 
 slow: install
 	$(BIN)/python -m pytest -q -m slow

@@ -72,10 +72,13 @@ def counts(
     estimate = batch_size * (mean_probabilities - bias_update / scale)
     estimate = optax.projections.projection_simplex(estimate, batch_size)
     whole = jnp.floor(estimate)
-    missing = batch_size - whole.sum()
-    order = jnp.argsort(whole - estimate)  # largest remainder first
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
-    return (whole + (rank < missing)).astype(int)
+    classes = jnp.arange(len(whole))
+    # Largest remainder first. All that follows is read off what was sorted: XLA may
+    # compute `whole` once for every use, and round an estimate near an integer to both
+    # its sides.
+    _, whole, order = jax.lax.sort((whole - estimate, whole, classes), num_keys=1)
+    whole += classes < batch_size - whole.sum()
+    return jnp.zeros_like(classes).at[order].set(whole.astype(classes.dtype))
 
 
 def mean_probabilities(bias_grad: jax.Array, label_counts: jax.Array) -> jax.Array:
