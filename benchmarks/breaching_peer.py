@@ -1,4 +1,4 @@
-"""`breaching` 0.1.2 (`invertinggradients`) as a contestant: see `protocol`.
+"""`breaching` 0.1.2 as a contestant: see `protocol`.
 
 Unmodified, on the same weights, updates, labels and, in `check`, start. What differs:
 its total variation is of normalised pixels, over images continued by zeros (so checks
@@ -19,6 +19,7 @@ import torch
 from benchmarks import protocol, torch_loop, torch_models, torch_tuned
 from benchmarks.problem_file import Problem
 
+CONFIGS = {"inverting_gradients": "invertinggradients", "deep_leakage": "deepleakage"}
 FEWEST = 50  # iterations a round, so that setting up does not count
 
 
@@ -26,7 +27,8 @@ def load(problem: Problem) -> protocol.Runner:
     """Prepares the attack; the problem's rate and weight in normalised units."""
     begin = time.perf_counter()
     breaching = _import()
-    config = breaching.get_attack_config("invertinggradients")
+    config = breaching.get_attack_config(CONFIGS[problem.attack])
+    config.attack_type = "optimization"  # the labels are given
     peer = _Peer(problem, breaching, config)
     targets, restarts = problem.starts.shape[:2]
     weight = problem.total_variation
@@ -88,9 +90,11 @@ class _Peer:
         """Changes the configuration; the weight is of pixels in [0, 1]."""
         optim, unit = self.config.optim, self.problem.std
         optim.max_iterations, self.config.restarts.num_trials = steps, restarts
+        optim.callback = steps + 1  # no reports on the way
+        if self.problem.attack == "deep_leakage":
+            return  # L-BFGS with their rate, no schedule, no prior
         optim.step_size = self.problem.learning_rate / unit
         optim.step_size_decay = schedule
-        optim.callback = steps + 1  # no reports on the way
         self.config.regularization.total_variation.scale = weight * unit
 
     def reconstruct(self, target, start=None):

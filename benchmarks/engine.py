@@ -35,10 +35,16 @@ def load(problem: Problem) -> protocol.Runner:
             init=lambda key, _: trial["start"][jax.random.key_data(key)[-1]],
         )
 
-    def client(params):
-        return clients.at(clients.gradient(loss_fn), params, jax.random.key(0))
+    def client(params, **options):
+        simulate = clients.gradient(loss_fn, **options)
+        return clients.at(simulate, params, jax.random.key(0))
 
     def make_attack(params, trial):
+        if problem.attack == "gauss_newton":
+            plain = client(params, rule="plain")
+            return attacks.gauss_newton(
+                plain, trial["observed"], candidate(trial), steps=problem.steps
+            )
         return attacks.inverting_gradients(
             client(params),
             trial["observed"],

@@ -32,6 +32,8 @@ class Problem(NamedTuple):
       learning_rate: in units of pixels in [0, 1].
       total_variation: its weight.
       steps: the budget, which sets the falls of the learning rate.
+      attack: whose objective and optimiser; the above are those of the default. For
+        others each contestant takes its own.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Problem(NamedTuple):
     learning_rate: float
     total_variation: float
     steps: int
+    attack: str = "inverting_gradients"
 
 
 _TREES = ("params", "observed")

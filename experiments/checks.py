@@ -137,13 +137,6 @@ def has_batch_norm(config, model: str | None) -> bool:
     return model is not None and "batch" == (config.norm or models.DEFAULTS[model].norm)
 
 
-def has_relu(config, model: str | None) -> bool:
-    """Whether the victim has relus; False where the reader's loss decides."""
-    if model is None:
-        return False
-    return "relu" == (config.activation or models.DEFAULTS[model].activation)
-
-
 def _norm_mode(config, model):
     if config.norm_mode is not None and not has_batch_norm(config, model):
         raise ValueError(

@@ -15,13 +15,11 @@ from experiments import checks
 ATTACK_DEFAULTS = {
     "auto": dict(model="cnn", labels="known", steps=2_000),
     "inverting_gradients": dict(model="cnn", labels="known", steps=2_000),
-    "gauss_newton": dict(model="lenet", labels="known", steps=20),
+    "gauss_newton": dict(model="lenet", labels="known", steps=40),
     "deep_leakage": dict(model="lenet", labels="joint", steps=6_000),
     "idlg": dict(model="lenet", labels="inferred", steps=6_000),
     "analytic": dict(model="mlp", labels="known", steps=None),
 }
-# Of gauss_newton on relus: five stages of eight.
-HOMOTOPY_STEPS = 40
 
 NOT_GIVEN: Any = None  # of any type, as `resolve` fills it in
 
@@ -133,8 +131,6 @@ def _defaults(config, model):
         filled["labels"] = "inferred"
     if not config.closed_form:
         filled |= dict(restarts=1, steps=defaults["steps"], stop="never")
-    if config.attack == "gauss_newton" and checks.has_relu(config, model):
-        filled |= dict(steps=HOMOTOPY_STEPS)
     if config.attack in checks.MATCHES_COSINE:
         filled |= dict(attack_lr=0.02, total_variation=0.03)
     if config.train_steps:

@@ -108,7 +108,7 @@ flags.DEFINE_integer(
     "steps",
     None,
     "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000; gauss_newton "
-    "20, with relus 40.",
+    "40.",
 )
 flags.DEFINE_string(
     "stop",

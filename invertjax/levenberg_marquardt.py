@@ -36,6 +36,7 @@ class State(NamedTuple):
     damping: `[]`, relative to the mean diagonal of J^T J.
     gram: `[d, d]`, J^T J where it was last computed; None where it never is.
     known: `[]` bool, whether it was computed at all.
+    steps: `[]` int32, taken so far.
     iterations: `[]` int32, of conjugate gradients in all trials so far.
     stalled: `[]` bool, whether no step decreased the objective.
     """
@@ -43,12 +44,13 @@ class State(NamedTuple):
     damping: jax.Array
     gram: Any
     known: jax.Array
+    steps: jax.Array
     iterations: jax.Array
     stalled: jax.Array
 
 
 class Solution(NamedTuple):
-    """Of a damped system: the step, its iterations, and whether they were enough."""
+    """Of a damped system: the step, its iterations, whether it is good enough."""
 
     step: jax.Array
     used: jax.Array
@@ -70,6 +72,7 @@ def levenberg_marquardt(
     iterations: int = 200,
     preconditioned: int = 60,
     dense: int = 6_144,
+    cheap: int = 0,
     columns: int = 64,
     tolerance: float = 1e-3,
     trials: int = 8,
@@ -87,6 +90,7 @@ def levenberg_marquardt(
       preconditioned: of conjugate gradients in a trial with it.
       dense: unknowns up to which J^T J may be computed: d^2 numbers and about d
         iterations' work.
+      cheap: steps at the start that do without it all the same.
       columns: of J^T J at once.
       tolerance: conjugate gradients stop at this share of the gradient's norm.
       trials: dampings in a step; each is eight times the last.
@@ -105,6 +109,7 @@ def levenberg_marquardt(
             damping=jnp.array(damping, flat.dtype),
             gram=jnp.zeros((side, side), flat.dtype) if side <= dense else None,
             known=jnp.array(False),
+            steps=jnp.array(0, jnp.int32),
             iterations=jnp.array(0, jnp.int32),
             stalled=jnp.array(False),
         )
@@ -116,6 +121,7 @@ def levenberg_marquardt(
         gram, known, first = state.gram, state.known, None
         if gram is not None:
             first = solve(problem, gram, known, state.damping)
+            first = first._replace(solved=first.solved | (state.steps < cheap))
             gram = jax.lax.cond(
                 first.solved,
                 lambda: gram,
@@ -144,7 +150,7 @@ def levenberg_marquardt(
         damp = jnp.where(stalled, damping, damp)  # the next objective may be another
         return (
             unravel(jnp.where(good, step, 0.0)),
-            State(damp, gram, known, spent, stalled),
+            State(damp, gram, known, state.steps + 1, spent, stalled),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,7 +11,7 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # before JAX reads it
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# What JAX traces stays cached: collecting it again and again took a quarter of the time.
+# What JAX traces stays cached: collecting it over and over took a quarter of the time.
 gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -43,7 +43,7 @@ def test_a_smooth_network_gives_its_image_away(tmp_path):
     assert summary["psnr_min"] > 60
     assert summary["threat_model"]["attack"] == "gauss_newton"
     (row,) = cli.rows(tmp_path / "run")
-    assert 0 < row["steps"] <= 20
+    assert 0 < row["steps"] <= 40
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def made(monkeypatch):
 
 def test_what_the_library_is_given(made):
     smooth, z, _ = made(*SMOOTH)
-    assert smooth["softened"] is None and smooth["steps"] == 20
+    assert smooth["softened"] is None and smooth["steps"] == 40
     assert smooth["total_variation"] is None and smooth["noise"] == 0
     assert 0.03 < z["image"].std() < 0.07
     relu, z, _ = made(*RELU, "--total_variation=0.1", "--restarts=2")
@@ -129,14 +129,12 @@ def test_other_attacks_are_not_smoothed():
     assert _prepared(*SMOOTH).scene.soften is None
 
 
-def test_steps_follow_the_activation():
+def test_steps_by_default():
     def steps(**settings):
         return resolve(Config(attack="gauss_newton", **settings)).steps
 
     given: Any = dict(update="u", params="p", batch_size=1, image_shape=(8, 8, 3))
-    assert steps() == steps(activation="gelu", model="cnn") == 20
-    assert steps(model="cnn") == steps(activation="relu") == 40
-    assert steps(loss="m:f", num_classes=4, **given) == 20
+    assert steps() == steps(loss="m:f", num_classes=4, **given) == 40
     assert steps(model="cnn", steps=7) == 7
     assert "gauss_newton" in checks.ATTACKS
 

@@ -17,6 +17,7 @@ from invertjax.base import Attack, Batch, Candidate, Distance, Update
 from invertjax.levenberg_marquardt import levenberg_marquardt
 
 Softened = Callable[[Batch, jax.Array], Update]
+CHEAP = 24  # steps: J^T J is worth its price once conjugate gradients slow down
 SHARPNESS = (8.0, 32.0, 128.0, 512.0, math.inf)
 
 
@@ -37,7 +38,7 @@ def gauss_newton(
     observed: Update,
     candidate: Candidate,
     *,
-    steps: int | None = None,
+    steps: int = 40,
     softened: Softened | None = None,
     sharpness: tuple[float, ...] = SHARPNESS,
     total_variation=None,
@@ -60,7 +61,7 @@ def gauss_newton(
       observed: the shared update.
       candidate: of the batch; kept in [0, 1] with `softened`. Without, it is not: on
         the way to an exact solution pixels leave the box.
-      steps: linearisations, in all stages together; default: 20, with stages 40.
+      steps: linearisations, in all stages together.
       softened: `(batch, sharpness) -> update`, the same client on the loss
         `smoothing.softened(loss_fn, sharpness)`.
       sharpness: of the stages; the last is infinite.
@@ -75,7 +76,8 @@ def gauss_newton(
         two standard deviations (the discrepancy principle: Morozov 1966).
       distance: one whose reduction is the sum of squares, e.g.
         `distances.masked(distances.squared)` against pruning.
-      options: of `levenberg_marquardt`.
+      options: of `levenberg_marquardt`; by default 24 steps do without J^T J, with
+        `softened` all.
 
     Raises:
       ValueError: on stages that do not end with the network itself, or if `observed`
@@ -89,8 +91,6 @@ def gauss_newton(
         total_variation = 1e-2 if soft else 0.0
     staged = soft or not _is_zero(total_variation)
     stages = _stages(sharpness if staged else (math.inf,), total_variation)
-    if steps is None:
-        steps = 40 if staged else 20
     if layerwise is None:
         layerwise = 0.0 if soft or not _is_zero(noise) else 0.5
     if soft:  # a step there is too rough to be worth J^T J
@@ -126,7 +126,7 @@ def gauss_newton(
     return matching.minimise(
         objective,
         candidate,
-        levenberg_marquardt(**options),
+        levenberg_marquardt(**{"cheap": CHEAP, **options}),
         steps=steps,
         schedule=matching.Schedule(residual, lambda z: objective(z, 1.0), converged),
     )
