@@ -90,7 +90,7 @@ def spectrum(prepared: audit.Prepared, index: int) -> tuple[np.ndarray, int]:
     stage = prepared.scene
     trial = jax.tree.map(lambda leaf: leaf[index], stage.trials)
     params = trial.get("params", stage.shared.get("params"))
-    client = clients.at(stage.simulate, params, jax.random.key(0))
+    client = clients.at(stage.simulate(prepared.config), params, jax.random.key(0))
     truth = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), stage.truth)
     flat, unravel = ravel_pytree(truth["image"])
 

@@ -1,8 +1,8 @@
 """One reconstruction run, from a resolved config to rows, arrays and a summary."""
 
 import platform
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 import invertjax
-from experiments import baselines, defense_flags, distributed, report, scene, victim
+from experiments import baselines, defense_flags, distributed, report, scene
 from experiments.config import Config
-from experiments.sources import PUBLIC
+from experiments.prepared import SILENT, Bars, Prepared
+from experiments.prepared import prepare as prepare
 from experiments.sources import Sources as Sources
 from experiments.sources import read as read
-from invertjax import driver, labels, metrics, stopping
+from invertjax import driver, metrics, stopping
 from invertjax.base import Stop
 
 RULES = {
@@ -23,59 +24,6 @@ RULES = {
     "halving": stopping.halving(),
     "plateau": stopping.plateau(),
 }
-
-
-class Prepared(NamedTuple):
-    """A run about to start: everything is read, checked and built."""
-
-    config: Config
-    scene: scene.Scene
-    attack: str
-    public: Any
-    notes: dict
-    num_classes: int
-
-
-class Bars(NamedTuple):
-    """How progress is shown. over: `(iterable, name) -> iterable`; steps: told a
-    `driver.Progress`; check: called between chunks, to raise a KeyboardInterrupt."""
-
-    over: Callable[[Any, str], Iterator] = lambda items, name: iter(items)
-    steps: Callable[[driver.Progress], None] = lambda progress: None
-    check: Callable[[], None] = lambda: None
-
-
-SILENT = Bars()
-
-
-def prepare(config: Config, sources: Sources, bars: Bars = SILENT) -> Prepared:
-    """Builds the victim, lets the clients share their updates, gathers the labels.
-
-    Raises:
-      ValueError: where the attack, or the inference of labels, does not fit the model.
-    """
-    classes = sources.num_classes
-    if sources.given is not None:
-        stage = scene.given(config, sources.given, classes)
-        public, notes = None, {"given": config.params}
-        size, *shape = stage.shape
-        number = max(1, PUBLIC // size)
-        key = jax.random.key(config.seed)
-        probes = labels.noise_batches(key, number, size, tuple(shape), classes)
-    else:
-        built = victim.build(
-            config,
-            sources.truth["image"].shape[2:],
-            classes,
-            lambda: sources.public,
-            bars.over,
-        )
-        stage = scene.simulated(config, built, sources.truth, classes)
-        public, notes = sources.public.images[:256], built.notes
-        probes = _probes(config, sources.public)
-    stage = scene.with_labels(config, stage, probes)
-    name = scene.chosen_attack(config, stage)
-    return Prepared(config, stage, name, public, notes, classes)
 
 
 def run(
@@ -97,7 +45,7 @@ def run(
     config, stage = prepared.config, prepared.scene
     make = scene.attack_maker(config, stage, prepared.attack)
     count = len(stage.trials["rms"])
-    keys = _keys(config.seed + 1, count, config)
+    keys = keys_of(config, 1, count)
     limit = distributed.memory_limit()
     program = driver.build(make, stage.shared, stage.trials, keys, memory_limit=limit)
     measured = {
@@ -119,7 +67,7 @@ def run(
         picked = driver.best(results)
         for i, row in enumerate(rows):
             result = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), picked)
-            on_row(*_row(prepared, first + row, result))
+            on_row(*scored(prepared, first + row, result))
 
     rest = jax.tree.map(lambda leaf: leaf[first:], stage.trials)
     done = driver.run(
@@ -136,8 +84,9 @@ def run(
     return {**measured, "seconds_run": done.seconds, "interrupted": interrupted}
 
 
-def _keys(seed, count, config):
-    keys = jax.random.split(jax.random.key(seed), count)
+def keys_of(config: Config, use: int, count: int) -> jax.Array:
+    """`[count, R]` keys of the run; use: 1 for its trials, 2 for the control."""
+    keys = jax.random.split(jax.random.key(config.seed + use), count)
     return jax.vmap(lambda key: jax.random.split(key, config.restarts or 1))(keys)
 
 
@@ -156,7 +105,7 @@ def nulls(prepared: Prepared, measured: dict, bars: Bars = SILENT) -> dict:
         measured["program"],
         stage.shared,
         scene.shuffled(config, stage),
-        _keys(config.seed + 2, 1, config),
+        keys_of(config, 2, 1),
         on_chunk=lambda progress: bars.check(),
     ).results
     if not _interrupted(np.asarray(results.stopped)):
@@ -209,7 +158,7 @@ def _scores(config, rows, null):
 
 def _noise_to_rms(config, rms):
     """How large the noise is beside the undefended update's coordinates."""
-    specs = [defense_flags.parse(text) for text in config.defense]
+    specs = defense_flags.specs(config.defense)
     return {
         f"{spec.name}:{spec.value:g}": spec.value / rms if rms else None
         for spec in specs
@@ -242,8 +191,8 @@ def versions() -> dict:
     }
 
 
-def _row(prepared, index, result):
-    """The row of one target, and its arrays."""
+def scored(prepared: Prepared, index: int, result: Any) -> tuple[dict, dict]:
+    """The row of one target, and its arrays; result: of its best restart."""
     stage = prepared.scene
     label = result.batch["label"]
     guess = label.argmax(-1) if label.ndim == 2 else label
@@ -269,18 +218,6 @@ def _row(prepared, index, result):
     row["labels"] = [int(guess[i]) for i in order]
     batch = {"image": np.clip(images[order], 0, 1), "label": guess[order]}
     return row, {**batch, "original": truth["image"]}
-
-
-def _probes(config, public):
-    """Public batches of the client's size (batch norm sees it), for label counts."""
-    size = min(config.batch_size, PUBLIC, len(public.images))
-    count = min(PUBLIC, len(public.images)) // size
-    return {
-        "image": public.images[: count * size].reshape(
-            count, size, *public.images.shape[1:]
-        ),
-        "label": public.labels[: count * size].reshape(count, size),
-    }
 
 
 def _interrupted(stopped):

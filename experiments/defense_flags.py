@@ -1,7 +1,7 @@
 """`--defense=NAME:VALUE`: from text to a defense, and to its adaptive attack."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -59,10 +59,10 @@ KINDS = {
 
 
 class Spec(NamedTuple):
-    """One parsed `--defense`."""
+    """One parsed `--defense`; the value may be traced."""
 
     name: str
-    value: float | None
+    value: Any
 
 
 def parse(text: str) -> Spec:
@@ -91,6 +91,11 @@ def parse(text: str) -> Spec:
     return Spec(name, number)
 
 
+def specs(defense: Iterable[str | Spec]) -> list[Spec]:
+    """Those of `Config.defense`, whose numbers may have been put in already."""
+    return [parse(item) if isinstance(item, str) else item for item in defense]
+
+
 def chained(specs: list[Spec]) -> Callable:
     """The defenses in order, as `key -> optax.GradientTransformation`."""
 
@@ -109,10 +114,10 @@ def is_adaptable(spec: Spec) -> bool:
     return KINDS[spec.name].adapt is not None
 
 
-def noise(specs: list[Spec]) -> float:
+def noise(specs: list[Spec]) -> Any:
     """Standard deviation of the Gaussian noise that is the only defense, else 0."""
     alone = len(specs) == 1 and specs[0].name == "gaussian"
-    return (specs[0].value or 0.0) if alone else 0.0
+    return specs[0].value if alone else 0.0
 
 
 def adapted(distance: Distance, specs: list[Spec]) -> Distance:

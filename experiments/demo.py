@@ -98,7 +98,7 @@ class _Scene(NamedTuple):
 
     def share(self, setting, key):
         """The update that the client shares under a defense."""
-        specs = [defense_flags.parse(text) for text in setting.defense]
+        specs = defense_flags.specs(setting.defense)
         defended = defenses.defend(self.client, defense_flags.chained(specs))
         return jax.device_get(jax.jit(defended)(self.params, self.batch, key))
 

@@ -33,7 +33,7 @@ def _defense_knowledge(config, attack):
         return "no defense"
     if not config.defense_known:
         return "no: the attacker does not know of the defense"
-    specs = [defense_flags.parse(text) for text in config.defense]
+    specs = defense_flags.specs(config.defense)
     if attack == "gauss_newton" and defense_flags.noise(specs):
         return "yes: the attack fits the update no better than the noise allows"
     without = [spec.name for spec in specs if not defense_flags.is_adaptable(spec)]

@@ -11,27 +11,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import defense_flags, simulation
+from experiments import defense_flags, numbers, simulation
 from experiments.config import Config
 from experiments.given import Given, batch_shapes
 from experiments.victim import Victim
-from invertjax import attacks, candidates, clients, defenses, distances, labels, layers
+from invertjax import attacks, candidates, clients, defenses, distances
 from invertjax.base import Attack, Client
 
 
 class Scene(NamedTuple):
     """One run's problem.
 
-    simulate: the client as the attacker simulates it.
+    simulate: the client as the attacker simulates it, by the config.
     share: its gradient on one batch, for probing labels.
     shared: pytree that all targets share. trials: pytree of `[N, ...]`.
     truth: `{"image": [N, B, H, W, C], "label": [N, B]}`; None for a given update.
     shape: `(B, H, W, C)`. num_classes: K.
     from_input: undoes a normalisation before the first layer.
-    soften: `sharpness -> simulate`, smoothed; None where that is not wanted.
+    soften: the same smoothed, by config and sharpness; None where that is not wanted.
+    observe, infer: compiled; what the clients do, and the labels read off that. They
+      serve all runs that differ in numbers only.
     """
 
-    simulate: Client
+    simulate: Callable[[Config], Client]
     share: Client
     shared: Any
     trials: Any
@@ -39,10 +41,14 @@ class Scene(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int
     from_input: Callable
-    soften: Callable[[Any], Client] | None = None
+    soften: Callable[[Config, Any], Client] | None = None
+    observe: Any = None
+    infer: Any = None
 
 
-def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
+def simulated(
+    config: Config, victim: Victim, truth, num_classes: int, like: Scene | None = None
+) -> Scene:
     """Clients compute and defend their updates on real batches.
 
     Args:
@@ -50,81 +56,68 @@ def simulated(config: Config, victim: Victim, truth, num_classes: int) -> Scene:
       victim: the loss and the params.
       truth: `{"image": [N, B, H, W, C], "label": [N, B]}`.
       num_classes: K.
+      like: of a run that differs in numbers only; its compiled functions are used.
     """
-    first = _row(victim.params, 0) if victim.per_target else victim.params
-    roles = simulation.roles(config, victim.loss_fn, first, _row(truth, 0))
-    specs = [defense_flags.parse(text) for text in config.defense]
-    defended = (
-        defenses.defend(roles.client, defense_flags.chained(specs))
-        if specs
-        else roles.client
-    )
-
-    @jax.jit
-    def observe(params, batch, i):
-        key = jax.random.fold_in(jax.random.fold_in(_key(config), 1), i)
-        raw = roles.client(params, batch, jax.random.clone(key))
-        return {"update": defended(params, batch, key), "rms": _rms(raw)}
-
-    rows = []
+    first = row(victim.params, 0) if victim.per_target else victim.params
+    if like is None:
+        roles = simulation.roles(config, victim.loss_fn, first, row(truth, 0))
+        like = Scene(
+            roles.simulate,
+            roles.share,
+            shared={},
+            trials={},
+            truth=truth,
+            shape=truth["image"].shape[1:],
+            num_classes=num_classes,
+            from_input=victim.from_input,
+            soften=roles.soften,
+            observe=jax.jit(_observer(config, roles)),
+        )
+    found, rows = numbers.of(config), []
     for i in range(config.targets):
-        params = _row(victim.params, i) if victim.per_target else victim.params
-        rows.append(jax.device_get(observe(params, _row(truth, i), i)))
+        params = row(victim.params, i) if victim.per_target else victim.params
+        rows.append(jax.device_get(like.observe(found, params, row(truth, i), i)))
         _check_finite(config, rows[-1]["update"], i)
     trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    trials["numbers"] = _repeated(found, config.targets)
     shared = {}
     (trials if victim.per_target else shared)["params"] = victim.params
-    shape = truth["image"].shape[1:]
-    return Scene(
-        roles.simulate,
-        roles.share,
-        shared,
-        trials,
-        truth,
-        shape,
-        num_classes,
-        victim.from_input,
-        roles.soften,
-    )
+    return like._replace(shared=shared, trials=trials, truth=truth)
+
+
+def _observer(config, roles):
+    """`(numbers, params, batch, i) -> trial`: what client i shares."""
+
+    def observe(found, params, batch, i):
+        now = numbers.put(config, found)
+        client = roles.client(now)
+        specs = defense_flags.specs(now.defense)
+        chain = defense_flags.chained(specs)
+        defended = defenses.defend(client, chain) if specs else client
+        mine = jax.random.fold_in(jax.random.fold_in(key(now), 1), i)
+        raw = client(params, batch, jax.random.clone(mine))
+        return {"update": defended(params, batch, mine), "rms": _rms(raw)}
+
+    return observe
 
 
 def given(config: Config, given: Given, num_classes: int) -> Scene:
     """An update that the reader's own code has saved."""
     batch = batch_shapes(config)
     roles = simulation.roles(config, given.loss_fn, given.params, batch)
-    row = {"update": given.update, "rms": np.asarray(_rms(given.update))}
+    trial = {"update": given.update, "rms": np.asarray(_rms(given.update))}
+    trial["numbers"] = numbers.of(config)
     return Scene(
         roles.simulate,
         roles.share,
         shared={"params": given.params},
-        trials=jax.tree.map(lambda leaf: leaf[None], row),
+        trials=_repeated(trial, 1),
         truth=None,
         shape=(config.batch_size, *config.image_shape),
         num_classes=num_classes,
         from_input=given.from_input,
         soften=roles.soften,
     )
-
-
-def with_labels(config: Config, scene: Scene, probes) -> Scene:
-    """The scene with the labels that the attacker has, or has inferred, in its trials.
-
-    Args:
-      probes: `{"image": [P, b, H, W, C], "label": [P, b]}`, public or noise images.
-
-    Raises:
-      ValueError: if labels are to be inferred from a model that does not admit it.
-    """
-    if config.labels == "joint":
-        return scene
-    if config.labels == "known":
-        found = scene.truth["label"]
-    else:
-        try:
-            found = _inferred(config, scene, probes)
-        except ValueError as error:
-            raise ValueError(f"--labels=inferred does not fit here: {error}") from None
-    return scene._replace(trials={**scene.trials, "label": found})
 
 
 def shuffled(config: Config, scene: Scene) -> Any:
@@ -148,7 +141,7 @@ def chosen_attack(config: Config, scene: Scene) -> str:
     if config.labels == "joint":  # a closed form has no labels to optimise
         return "inverting_gradients"
     rows = range(len(scene.trials["rms"]))
-    updates = [_row(scene.trials["update"], i) for i in rows]
+    updates = [row(scene.trials["update"], i) for i in rows]
     admitted = all(attacks.admits(update, scene.shape) for update in updates)
     return "analytic" if admitted else "inverting_gradients"
 
@@ -157,8 +150,9 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
     """`(shared, trial) -> Attack` for the driver."""
 
     def make(shared, trial):
+        now = numbers.put(config, trial["numbers"])
         params = trial.get("params", shared.get("params"))
-        client = clients.at(scene.simulate, params, jax.random.key(0))
+        client = clients.at(scene.simulate(now), params, jax.random.key(0))
         observed = trial["update"]
         candidate = _candidate(config, scene, trial, name)
         if name == "analytic":
@@ -170,9 +164,9 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
                 observed,
                 candidate,
                 steps=config.steps,
-                learning_rate=config.attack_lr,
-                total_variation=config.total_variation,
-                distance=_adapted(config, distances.cosine),
+                learning_rate=now.attack_lr,
+                total_variation=now.total_variation,
+                distance=_adapted(now, distances.cosine),
             )
         if name == "gauss_newton":
             return attacks.gauss_newton(
@@ -180,10 +174,10 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
                 observed,
                 candidate,
                 steps=config.steps,
-                softened=simulation.softened(scene.soften, params),
-                total_variation=config.total_variation,
-                noise=_known_noise(config),
-                distance=_adapted(config, distances.squared),
+                softened=simulation.softened(scene.soften, now, params),
+                total_variation=now.total_variation,
+                noise=_known_noise(now),
+                distance=_adapted(now, distances.squared),
             )
         # idlg is deep_leakage with the label inferred, which `with_labels` has done.
         return attacks.deep_leakage(
@@ -191,7 +185,7 @@ def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attac
             observed,
             candidate,
             steps=config.steps,
-            distance=_adapted(config, distances.squared),
+            distance=_adapted(now, distances.squared),
         )
 
     return make
@@ -207,9 +201,9 @@ def _candidate(config, scene, trial, name):
 
 def fit(config: Config, scene: Scene, index: int, batch: Any) -> float:
     """The cosine distance of a guess's update from the observed one, in [0, 2]."""
-    trial = _row(scene.trials, index)
+    trial = row(scene.trials, index)
     params = trial.get("params", scene.shared.get("params"))
-    client = clients.at(scene.simulate, params, jax.random.key(0))
+    client = clients.at(scene.simulate(config), params, jax.random.key(0))
     distance = _adapted(config, distances.cosine)
     return float(jax.jit(lambda b: distance(client(b), trial["update"]))(batch))
 
@@ -217,47 +211,14 @@ def fit(config: Config, scene: Scene, index: int, batch: Any) -> float:
 def _adapted(config, distance):
     if not config.defense_known:
         return distance
-    specs = [defense_flags.parse(text) for text in config.defense]
-    return defense_flags.adapted(distance, specs)
+    return defense_flags.adapted(distance, defense_flags.specs(config.defense))
 
 
 def _known_noise(config):
     """Its standard deviation, 0 where there is none that the attacker knows."""
     if not config.defense_known:
         return 0.0
-    return defense_flags.noise([defense_flags.parse(text) for text in config.defense])
-
-
-def _inferred(config, scene, probes):
-    # The update of plain SGD is about learning_rate * steps times a gradient.
-    steps = config.local_steps or 1
-    rate = config.local_lr if config.local_steps else 1.0
-    key = jax.random.fold_in(_key(config), 2)
-
-    @jax.jit
-    def one(params, update, i):
-        if config.batch_size == 1:  # exact, and needs no probes
-            last = layers.last(update, scene.num_classes)
-            return labels.idlg(last.weight, last.bias)[None]
-        counts = labels.recover(
-            jax.random.fold_in(key, i),
-            scene.share,
-            params,
-            update,
-            batch_size=config.batch_size,
-            num_classes=scene.num_classes,
-            probe_batches=probes,
-            learning_rate=rate,
-            steps=steps,
-        )
-        return labels.from_counts(counts, config.batch_size)
-
-    found = []
-    for i in range(len(scene.trials["rms"])):
-        trial = _row(scene.trials, i)
-        params = trial.get("params", scene.shared.get("params"))
-        found.append(np.asarray(one(params, trial["update"], i)))
-    return np.stack(found)
+    return defense_flags.noise(defense_flags.specs(config.defense))
 
 
 def _check_finite(config, update, i):
@@ -273,7 +234,8 @@ def _check_finite(config, update, i):
     )
 
 
-def _key(config):
+def key(config: Config) -> jax.Array:
+    """The run's own: clients and attacker fold different numbers into it."""
     return jax.random.key(config.seed)
 
 
@@ -283,5 +245,11 @@ def _rms(tree):
     return jnp.sqrt(total / sum(leaf.size for leaf in leaves))
 
 
-def _row(tree, i):
+def _repeated(tree, count):
+    """Every leaf `count` times, along a new leading axis."""
+    return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * count), tree)
+
+
+def row(tree: Any, i: int) -> Any:
+    """Row i of every leaf."""
     return jax.tree.map(lambda leaf: leaf[i], tree)

@@ -12,18 +12,19 @@ from invertjax.base import Client, Loss
 
 
 class Roles(NamedTuple):
-    """A client, and how the attacker simulates it.
+    """A client, and how the attacker simulates it; by the run's config, whose numbers
+    may be traced.
 
     share: its gradient on one batch. client: what it shares.
     simulate: what the attacker takes that for.
-    soften: `sharpness -> simulate`, the same with softplus for relu; None where the
-      attack, or the loss, does without.
+    soften: the same with softplus for relu, by the sharpness; None where the attack, or
+      the loss, does without.
     """
 
     share: Client
-    client: Client
-    simulate: Client
-    soften: Callable[[Any], Client] | None
+    client: Callable[[Config], Client]
+    simulate: Callable[[Config], Client]
+    soften: Callable[[Config, Any], Client] | None
 
 
 def roles(config: Config, loss_fn: Loss, params: Any, batch: Any) -> Roles:
@@ -38,26 +39,32 @@ def roles(config: Config, loss_fn: Loss, params: Any, batch: Any) -> Roles:
     Raises:
       ValueError: if the attack takes derivatives that the loss does not have.
     """
-    share, client, simulate = _clients(config, loss_fn)
+    share = _clients(config, loss_fn)[0]
+
+    def client(config):
+        return _clients(config, loss_fn)[1]
+
+    def simulate(config):
+        return _clients(config, loss_fn)[2]
+
+    def soften(config, sharpness):
+        return _clients(config, smoothing.softened(loss_fn, sharpness))[2]
+
     if config.attack != "gauss_newton":
         return Roles(share, client, simulate, None)
     if config.loss is not None:  # those of our own models are known to be there
-        _check_forward_mode(config, simulate, params, batch)
-
-    def soften(sharpness):
-        return _clients(config, smoothing.softened(loss_fn, sharpness))[2]
-
+        _check_forward_mode(config, simulate(config), params, batch)
     relus = smoothing.has_relu(loss_fn, params, batch)
     return Roles(share, client, simulate, soften if relus else None)
 
 
-def softened(soften: Callable[[Any], Client] | None, params: Any):
+def softened(soften: Callable[[Config, Any], Client] | None, config, params: Any):
     """`(batch, sharpness) -> update` at the params, or None, from `Roles.soften`."""
     if soften is None:
         return None
 
     def share(batch, sharpness):
-        return clients.at(soften(sharpness), params, jax.random.key(0))(batch)
+        return clients.at(soften(config, sharpness), params, jax.random.key(0))(batch)
 
     return share
 

@@ -24,6 +24,7 @@ class Victim(NamedTuple):
     per_target: whether it has.
     from_input: `[H*W*C] -> [H*W*C]`, undoes the normalisation of the first layer.
     notes: what the report says of it.
+    net: its architecture. init: `key -> (params, buffers)`, compiled.
     """
 
     loss_fn: Callable
@@ -31,6 +32,8 @@ class Victim(NamedTuple):
     per_target: bool
     from_input: Callable
     notes: dict
+    net: models.Network
+    init: Callable
 
 
 def network(config: Config, image_shape, num_classes) -> models.Network:
@@ -49,7 +52,14 @@ def network(config: Config, image_shape, num_classes) -> models.Network:
         raise ValueError(f"--model={config.model}: {error}") from None
 
 
-def build(config: Config, image_shape, num_classes, train_data, progress) -> Victim:
+def build(
+    config: Config,
+    image_shape,
+    num_classes,
+    train_data,
+    progress,
+    like: Victim | None = None,
+) -> Victim:
     """The victim of a simulated run: untrained, trained now, or from a checkpoint.
 
     Args:
@@ -58,16 +68,17 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
       num_classes: K.
       train_data: `() -> Dataset`, called only if training is needed.
       progress: `(iterable, name) -> iterable`, a progress bar.
+      like: of a run that differs in numbers only; what is compiled there is used.
     """
-    net = network(config, image_shape, num_classes)
-    like = jax.eval_shape(net.init, jax.random.key(0))
-    check_attack(config, like[0], image_shape)
-    loaded = _loaded(config, *like)
+    net = like.net if like else network(config, image_shape, num_classes)
+    init = like.init if like else jax.jit(net.init)
     key = jax.random.key(config.seed)
-    params, buffers = _precise(config, jax.jit(net.init)(key))
+    params, buffers = _precise(config, init(key))
+    check_attack(config, params, image_shape)
+    loaded = _loaded(config, params, buffers)
     notes: dict = {"trained_steps": 0}
     if config.networks == "per_target":
-        params = _precise(config, _networks(net, key, config.targets))
+        params = _precise(config, _networks(init, key, config.targets))
     elif loaded is not None:
         params, buffers, notes = loaded
     elif config.train_steps:
@@ -76,12 +87,17 @@ def build(config: Config, image_shape, num_classes, train_data, progress) -> Vic
         )
         notes = {"trained_steps": config.train_steps, "train_accuracy": accuracy}
         _save(config, {"params": params, "buffers": buffers})
+    per_target = config.networks == "per_target"
+    if like:
+        return like._replace(params=params, per_target=per_target, notes=notes)
     return Victim(
         loss(net, buffers, train=config.norm_mode != "eval"),
         params,
-        config.networks == "per_target",
+        per_target,
         denormaliser(net, image_shape),
         notes,
+        net,
+        init,
     )
 
 
@@ -131,10 +147,10 @@ def _precise(config, tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, config.dtype), tree)
 
 
-def _networks(net, key, count):
+def _networks(init, key, count):
     """Network i from `fold_in(key, i)`, stacked on the host."""
-    init = jax.jit(lambda i: net.init(jax.random.fold_in(key, i))[0])
-    rows = [jax.device_get(init(i)) for i in range(count)]
+    keys = [jax.random.fold_in(key, i) for i in range(count)]
+    rows = [jax.device_get(init(one)[0]) for one in keys]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 

@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from jax.experimental.compilation_cache import compilation_cache
 
 import models
-from experiments import data, reconstruct, updates
+from experiments import data, reconstruct, settings, updates
 from invertjax import clients, losses
 
 FILES = {
@@ -59,7 +59,7 @@ def parse(*args: str):
     """The config that flags give, not yet checked."""
     with flagsaver.flagsaver():
         reconstruct.parse(["reconstruct", *args])
-        return reconstruct.config_from_flags()
+        return settings.config_from_flags()
 
 
 def flags(settings: dict) -> list[str]:

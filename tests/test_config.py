@@ -250,7 +250,7 @@ def _seeds():
 
 def test_defenses_are_parsed_in_order():
     texts = ("clip:1e1", "prune:.5", "sign", "gaussian:0", "quantise:8")
-    specs = [defense_flags.parse(text) for text in texts]
+    specs = defense_flags.specs(texts)
     assert [spec.name for spec in specs] == "clip prune sign gaussian quantise".split()
     assert [spec.value for spec in specs] == [10, 0.5, None, 0, 8]
 
@@ -263,7 +263,7 @@ def test_who_knows_of_a_defense_looks_past_it():
         ("prune:.5", "clip:5"): jnp.array([3.0, 4.0, 0.0]),
     }
     for texts, observed in cases.items():
-        specs = [defense_flags.parse(text) for text in texts]
+        specs = defense_flags.specs(texts)
         adapted = defense_flags.adapted(distances.squared, specs)
         assert adapted(true, observed) == pytest.approx(0, abs=1e-10)
         assert distances.squared(true, observed) > 0.5
@@ -271,7 +271,7 @@ def test_who_knows_of_a_defense_looks_past_it():
 
 
 def test_noise_has_no_adaptive_form():
-    specs = [defense_flags.parse(text) for text in ("gaussian:1", "sign", "clip:1")]
+    specs = defense_flags.specs(("gaussian:1", "sign", "clip:1"))
     assert [defense_flags.is_adaptable(spec) for spec in specs] == [False, False, True]
     assert defense_flags.adapted(distances.l1, specs[:2]) == distances.l1
 

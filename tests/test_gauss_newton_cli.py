@@ -109,12 +109,15 @@ def test_labels_may_be_optimised_jointly(args, made):
 
 @pytest.mark.parametrize("local", [(), LOCAL])
 def test_what_is_smoothed_tends_to_the_client(local):
-    stage = _prepared(*RELU, *local).scene
+    prepared = _prepared(*RELU, *local)
+    stage = prepared.scene
     assert stage.soften is not None
     row = jax.tree.map(lambda leaf: leaf[0], (stage.trials, stage.truth))
     observed = row[0]["update"]
 
-    share = jax.jit(simulation.softened(stage.soften, row[0]["params"]))
+    share = jax.jit(
+        simulation.softened(stage.soften, prepared.config, row[0]["params"])
+    )
 
     def miss(sharpness):
         gaps = jax.tree.map(np.subtract, share(row[1], sharpness), observed)
@@ -160,7 +163,7 @@ def test_bad_flags_are_refused(args, says, tmp_path, capsys):
 
 def test_noise_is_known_only_where_it_is_alone():
     def noise(*texts):
-        return defense_flags.noise([defense_flags.parse(text) for text in texts])
+        return defense_flags.noise(defense_flags.specs(texts))
 
     assert noise("gaussian:0.5") == 0.5
     assert noise() == noise("gaussian:0.5", "sign") == noise("clip:1") == 0

@@ -138,7 +138,7 @@ def test_an_interrupted_run_is_readable_and_resumes(
     out = tmp_path / "run"
     args = (*args, f"--workdir={out}")
     with monkeypatch.context() as patch:
-        _interrupt_after(patch, audit, "_row")  # the first of two targets is done
+        _interrupt_after(patch, audit, "scored")  # the first of two targets is done
         assert cli.run(*args) == 130
     assert "--resume" in capsys.readouterr().err
     assert {file.name for file in out.iterdir()} == cli.FILES
@@ -231,12 +231,13 @@ def _prepared(*args):
     return audit.prepare(settings, audit.read(settings))
 
 
-def _distance_at_the_truth(stage):
+def _distance_at_the_truth(prepared):
     """Of the simulated from the observed update, relative, where the guess is right."""
+    stage = prepared.scene
     shared, trial = stage.shared, jax.tree.map(lambda leaf: leaf[0], stage.trials)
     batch = jax.tree.map(lambda leaf: leaf[0], stage.truth)
     params = trial.get("params", shared.get("params"))
-    share = jax.jit(stage.simulate)
+    share = jax.jit(stage.simulate(prepared.config))
     guess = updates.flat(share(params, batch, jax.random.key(0)))
     observed = updates.flat(trial["update"])
     misses = [np.linalg.norm(guess[key] - observed[key]) for key in guess]
@@ -258,7 +259,7 @@ LOCAL += ("--local_steps=3", "--local_batch=2", "--local_lr=0.5")
 )
 def test_who_knows_the_local_steps_simulates_them(args, exact):
     """1e-5: both are float32, compiled alike."""
-    miss = _distance_at_the_truth(_prepared(*args).scene)
+    miss = _distance_at_the_truth(_prepared(*args))
     assert miss < 1e-5 if exact else miss > 1e-2
 
 

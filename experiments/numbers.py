@@ -1,0 +1,50 @@
+"""What of a run is only a number: an array in the compiled program, not part of it.
+
+Runs that differ in nothing else share one program; see `experiments.sweep`.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from experiments import defense_flags
+from experiments.config import Config
+
+FLOATS = ("attack_lr", "total_variation", "local_lr")
+
+
+def of(config: Config) -> dict[str, Any]:
+    """The numbers of a resolved config, as arrays `[]`; what is None is left out."""
+    found: dict[str, Any] = {"seed": np.uint32(config.seed % 2**32)}
+    for name in FLOATS:
+        value = getattr(config, name)
+        if value is not None and not _switches(config, name):
+            found[name] = np.asarray(value, config.dtype)
+    found["defense"] = tuple(
+        None if value is None else np.asarray(value, config.dtype)
+        for _, value in defense_flags.specs(config.defense)
+    )
+    return found
+
+
+def put(config: Config, numbers: dict[str, Any]) -> Config:
+    """The config with its numbers replaced, e.g. by tracers."""
+    names = [spec.name for spec in defense_flags.specs(config.defense)]
+    values = numbers["defense"]
+    specs = tuple(map(defense_flags.Spec, names, values))
+    return dataclasses.replace(config, **{**numbers, "defense": specs})
+
+
+def without(config: Config) -> Config:
+    """The config with its numbers set to one value: equal for runs of one program."""
+    found = of(config)
+    names = [spec.name for spec in defense_flags.specs(config.defense)]
+    same = {name: 0 for name in found if name != "defense"}
+    return dataclasses.replace(config, **same, defense=tuple(names))
+
+
+def _switches(config, name):
+    """Whether a value chooses between programs: least squares without a prior."""
+    zero = getattr(config, name) == 0
+    return config.attack == "gauss_newton" and name == "total_variation" and zero

@@ -1,0 +1,288 @@
+"""Runs the cells of a sweep: a program a group, a lease a block, a row a target."""
+
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import audit, distributed, groups, leases, parts, report, scene
+from experiments.config import Config
+from experiments.groups import Block, Group
+from experiments.pictures import save_pictures
+from invertjax import driver
+from invertjax.base import Stop
+
+FLUSH_SECONDS = 10.0  # rows are on disk that soon
+POLL_SECONDS = 2.0  # between looks at blocks that other processes hold
+WIDE = 8  # targets of a group for each CPU device, so that their start costs little
+
+
+class Job(NamedTuple):
+    """A target of a cell: its trial, and its keys `[R]`."""
+
+    ready: audit.Prepared
+    target: int
+    trial: Any
+    keys: jax.Array
+
+
+class Sweep:
+    """One process's part in a sweep.
+
+    Args:
+      folder: of the results.
+      plan: the groups of the grid, the same in every process.
+      images: targets a cell whose pictures are kept.
+      say: told a line of what a person should know.
+      progress: told `(rows done, their mean PSNR or None)` as they come.
+      check: called between chunks of steps, to raise a KeyboardInterrupt.
+
+    Attributes:
+      compiled: programs compiled so far.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        plan: list[Group],
+        *,
+        images: int = 0,
+        say: Callable[[str], None] = lambda line: None,
+        progress: Callable[[int, float | None], None] = lambda rows, psnr: None,
+        check: Callable[[], None] = lambda: None,
+    ):
+        self.folder, self.images = folder, images
+        self.say, self.progress, self.check = say, progress, check
+        self.pending = [(g, b) for i, g in enumerate(plan) for b in groups.blocks(i, g)]
+        self.compiled, self.current, self.like, self.program = 0, None, None, None
+        self.data: tuple[Any, Any] = None, None
+        self.most = None  # targets at once, after running out of memory
+        versions = audit.versions()
+        self.facts = {
+            "versions": json.dumps(versions["versions"]),
+            "device": versions["device"],
+        }
+
+    def rows_left(self) -> int:
+        """Targets that are not in the table."""
+        left = [one for _, block in self.pending for one in self._left(block)]
+        return sum(cell.targets - len(had) for cell, had in left)
+
+    def run(self) -> None:
+        """Until every block is in the table, whoever has put it there."""
+        waited = False
+        while self.pending:
+            before = len(self.pending)
+            self.pending = [one for one in self.pending if not self._tried(*one)]
+            if len(self.pending) == before:
+                if not waited:
+                    self.say(f"waiting for {before} blocks that other processes hold")
+                waited = True
+                self.check()
+                time.sleep(POLL_SECONDS)
+
+    def _tried(self, group, block):
+        """Whether the block is in the table now; not if another process has it."""
+        if not self._left(block):
+            return True
+        with leases.held(self.folder / "_leases", block.name) as still:
+            if still is None:
+                return False
+            cells = self._left(block)  # another may just have finished it
+            if cells:
+                self._block(group, block, cells, still)
+            return True
+
+    def _left(self, block):
+        done = parts.finished(self.folder)
+        left = [(cell, done.get(parts.name_of(cell), set())) for cell in block.cells]
+        return [(cell, had) for cell, had in left if len(had) < cell.targets]
+
+    def _block(self, group: Group, block: Block, cells, still):
+        if self.current is not group:
+            self.current, self.like, self.program = group, None, None
+        taken = sum(cell.targets for cell in block.cells)
+        taken -= sum(cell.targets - len(had) for cell, had in cells)
+        out = Rows(self, block, taken, still)
+        jobs: list[Job] = []
+        for cell, had in cells:
+            self.check()
+            try:
+                ready = audit.prepare(cell, self._sources(cell), like=self.like)
+            except ValueError as error:
+                out.fail(cell, had, str(error))
+                continue
+            self.like = self.like or ready
+            jobs += _jobs(ready, had)
+        with out:
+            if jobs:
+                self._attack(group, jobs, out)
+
+    def _sources(self, config):
+        """What a cell reads; cells of the same data read it once."""
+        names = ("dataset", "data_dir", "split", "train_split", "image_size")
+        sizes = (config.batch_size, config.targets, bool(config.train_steps))
+        key = (*[getattr(config, name) for name in names], *sizes)
+        if self.data[0] != key:
+            self.data = key, audit.read(config)
+        return self.data[1]
+
+    def _attack(self, group, jobs, out):
+        rows = [job.trial for job in jobs]
+        trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        keys = jax.numpy.stack([job.keys for job in jobs])
+        first = jobs[0].ready
+        while True:
+            try:
+                program = self._program(group, first, trials, keys)
+                left = jax.tree.map(lambda leaf: leaf[out.scored :], trials)
+                driver.run(
+                    program,
+                    first.scene.shared,
+                    left,
+                    keys[out.scored :],
+                    rule=audit.RULES[first.config.stop or "never"],
+                    on_chunk=lambda progress: self.check(),
+                    on_group=functools.partial(out.add, jobs[out.scored :]),
+                )
+                self.check()
+                return
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not self._smaller(error):
+                    reason = f"out of memory: {error}".splitlines()[0]
+                    for job in jobs[out.scored :]:
+                        out.fail_one(job.ready.config, job.target, reason)
+                    return
+
+    def _program(self, group, first, trials, keys):
+        if self.program is None:
+            on_cpu = jax.default_backend() == "cpu"
+            wide = WIDE * jax.device_count() if on_cpu else groups.ROWS
+            wide = min(wide, self.most or wide, group.rows)
+            self.say(f"compiling program {self.compiled + 1}: {_named(first)}")
+            again = np.arange(wide) % len(keys)  # of a block that is smaller
+            self.program = driver.build(
+                scene.attack_maker(first.config, first.scene, first.attack),
+                first.scene.shared,
+                jax.tree.map(lambda leaf: leaf[again], trials),
+                keys[again],
+                width=wide,
+                at_once=self.most,
+                memory_limit=distributed.memory_limit(),
+            )
+            self.compiled += 1
+        return self.program
+
+    def _smaller(self, error):
+        """Whether half as many at once could still fit."""
+        known = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if not known:
+            raise error
+        width = self.program.width if self.program else self.most or 1
+        if width <= 1:
+            return False
+        self.most, self.program = width // 2, None
+        self.say(f"out of memory: going on with {self.most} targets at once")
+        return True
+
+
+class Rows:
+    """The rows of a block on their way to the table."""
+
+    def __init__(self, sweep: Sweep, block: Block, taken: int, still):
+        self.sweep, self.block, self.still = sweep, block, still
+        self.rows: list[dict[str, Any]] = []
+        self.taken, self.scored = taken, 0
+        self.lap = self.written = time.monotonic()
+
+    def __enter__(self):
+        self.lap = time.monotonic()
+        return self
+
+    def __exit__(self, *exception):
+        self._flush()
+
+    def add(self, jobs: list[Job], numbers: range, results: Any) -> None:
+        """Scores a finished group of targets; those of an interrupted one are lost."""
+        stopped = np.asarray(results.stopped)
+        if np.any(stopped == Stop.INTERRUPTED):
+            return
+        picked = jax.tree.map(np.asarray, driver.best(results))
+        now = time.monotonic()
+        seconds, self.lap = (now - self.lap) / len(numbers), now
+        for place, number in enumerate(numbers):
+            ready, target, *_ = jobs[number]
+            result = jax.tree.map(lambda leaf, i=place: leaf[i], picked)
+            row, batch = audit.scored(ready, target, result)
+            kept = target < self.sweep.images
+            images = save_pictures(self.sweep.folder, ready, target, batch, kept)
+            self._put(_measured(ready, row, seconds) | images, ready.config)
+            self.scored += 1
+        if time.monotonic() - self.written > FLUSH_SECONDS:
+            self._flush()
+
+    def fail(self, config: Config, had: set[int], reason: str) -> None:
+        for target in range(config.targets):
+            if target not in had:
+                self.fail_one(config, target, reason)
+
+    def fail_one(self, config: Config, target: int, reason: str) -> None:
+        row = {"target": target, "status": "failed", "reason": reason}
+        self._put(row, config)
+
+    def _put(self, row, config):
+        self.rows.append({**parts.coordinates(config), **row, **self.sweep.facts})
+        self.sweep.progress(1, row.get("psnr"))
+
+    def _flush(self):
+        if not self.rows:
+            return
+        if not self.still():
+            raise ValueError(
+                f"block {self.block.name} was taken over by another process while this "
+                "one slept: its rows are left to that one."
+            )
+        name = f"{self.block.name}-{self.taken:05d}"
+        parts.write(self.sweep.folder, name, self.rows)
+        self.taken, self.rows = self.taken + len(self.rows), []
+        self.written = time.monotonic()
+
+
+def _jobs(ready, had):
+    keys = audit.keys_of(ready.config, 1, ready.config.targets)
+    for i in range(ready.config.targets):
+        if i not in had:
+            trial = jax.tree.map(lambda leaf, i=i: leaf[i], ready.scene.trials)
+            yield Job(ready, i, trial, keys[i])
+
+
+def _named(ready):
+    config = ready.config
+    return f"{ready.attack} on {config.model}, {config.dataset}"
+
+
+def _measured(ready, row, seconds):
+    """A row of `audit.scored` as columns."""
+    failed = row["loss"] is None
+    ssim = row["ssim"]
+    return {
+        "target": row["target"],
+        "psnr": None if failed else float(np.mean(row["psnr"])),
+        "psnr_min": None if failed else float(np.min(row["psnr"])),
+        "ssim": float(np.mean(ssim)) if ssim and not failed else None,
+        "label_recall": row["label_recall"],
+        "loss": row["loss"],
+        "steps_taken": row["steps"],
+        "stopped": row["stopped"],
+        "update_rms": row["update_rms"],
+        "seconds": seconds,
+        "status": "failed" if failed else "done",
+        "reason": "no trial had a finite objective" if failed else None,
+        "attack_run": ready.attack,
+        "threat_model": json.dumps(report.threat_model(ready.config, ready.attack)),
+    }
