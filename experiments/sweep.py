@@ -77,7 +77,7 @@ def _run(folder, plan):
     best: list[float] = []
     with (
         interrupts.deferred() as check,
-        tqdm(total=rows, desc="targets", unit="target", disable=None) as bar,
+        tqdm(total=rows, desc="reading", unit="target", disable=None) as bar,
     ):
 
         def progress(count, psnr):
@@ -94,6 +94,7 @@ def _run(folder, plan):
             plan,
             images=_IMAGES.value,
             say=say,
+            stage=bar.set_description,
             progress=progress,
             check=check,
         )

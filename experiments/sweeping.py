@@ -39,6 +39,7 @@ class Sweep:
       plan: the groups of the grid, the same in every process.
       images: targets a cell whose pictures are kept.
       say: told a line of what a person should know.
+      stage: told what it is doing, in a few words.
       progress: told `(rows done, their mean PSNR or None)` as they come.
       check: called between chunks of steps, to raise a KeyboardInterrupt.
 
@@ -53,11 +54,13 @@ class Sweep:
         *,
         images: int = 0,
         say: Callable[[str], None] = lambda line: None,
+        stage: Callable[[str], None] = lambda words: None,
         progress: Callable[[int, float | None], None] = lambda rows, psnr: None,
         check: Callable[[], None] = lambda: None,
     ):
         self.folder, self.images = folder, images
-        self.say, self.progress, self.check = say, progress, check
+        self.say, self.stage = say, stage
+        self.progress, self.check = progress, check
         self.pending = [(g, b) for i, g in enumerate(plan) for b in groups.blocks(i, g)]
         self.compiled, self.current, self.like, self.program = 0, None, None, None
         self.data: tuple[Any, Any] = None, None
@@ -164,6 +167,7 @@ class Sweep:
             on_cpu = jax.default_backend() == "cpu"
             wide = WIDE * jax.device_count() if on_cpu else groups.ROWS
             wide = min(wide, self.most or wide, group.rows)
+            self.stage(f"compiling program {self.compiled + 1}")
             self.say(f"compiling program {self.compiled + 1}: {_named(first)}")
             again = np.arange(wide) % len(keys)  # of a block that is smaller
             self.program = driver.build(
@@ -176,6 +180,7 @@ class Sweep:
                 memory_limit=distributed.memory_limit(),
             )
             self.compiled += 1
+            self.stage(f"running program {self.compiled}")
         return self.program
 
     def _smaller(self, error):
