@@ -19,7 +19,7 @@ class Block(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Cells that differ in numbers only: one compiled program."""
+    """Cells whose attacks differ in numbers only: one compiled program."""
 
     cells: list[Config]
 
@@ -50,7 +50,12 @@ def blocks(number: int, group: Group) -> Iterator[Block]:
 
 
 def _program(cell):
-    """What the functions and shapes of a run depend on."""
+    """What the functions and shapes of an attack depend on."""
+    return client(numbers.as_attacked(cell))
+
+
+def client(cell: Config) -> Any:
+    """Equal for cells whose clients, too, differ in numbers only."""
     same: dict[str, Any] = dict(targets=0, split=None, train_split=None, data_dir=None)
     # Training changes params, which are arrays; and, if they are read, statistics.
     if not (checks.has_batch_norm(cell, cell.model) and cell.norm_mode == "eval"):

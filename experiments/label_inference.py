@@ -28,37 +28,37 @@ def with_labels(config: Config, scene: Scene, probes: Any) -> Scene:
         if scene.infer is None:
             scene = scene._replace(infer=jax.jit(_reader(config, scene)))
         try:
-            found = _inferred(scene, probes)
+            found = _inferred(config, scene, probes)
         except ValueError as error:
             raise ValueError(f"--labels=inferred does not fit here: {error}") from None
     return scene._replace(trials={**scene.trials, "label": found})
 
 
-def _inferred(scene, probes):
-    found = []
+def _inferred(config, scene, probes):
+    given, found = numbers.of(config), []
     for i in range(len(scene.trials["rms"])):
         trial = row(scene.trials, i)
         params = trial.get("params", scene.shared.get("params"))
-        found.append(np.asarray(scene.infer(params, trial, probes, i)))
+        found.append(np.asarray(scene.infer(given, params, trial["update"], probes, i)))
     return np.stack(found)
 
 
 def _reader(config, scene):
-    """`(params, trial, probes, i) -> [B]`: the labels that the update of client i says
-    it had."""
+    """`(numbers, params, update, probes, i) -> [B]`: the labels that the update of
+    client i says it had."""
 
-    def infer(params, trial, probes, i):
+    def infer(given, params, update, probes, i):
         if config.batch_size == 1:  # exact, and needs no probes
-            last = layers.last(trial["update"], scene.num_classes)
+            last = layers.last(update, scene.num_classes)
             return labels.idlg(last.weight, last.bias)[None]
-        now = numbers.put(config, trial["numbers"])
+        now = numbers.put(config, given)
         mine = jax.random.fold_in(key(now), 2)
         # The update of plain SGD is about learning_rate * steps times a gradient.
         counts = labels.recover(
             jax.random.fold_in(mine, i),
             scene.share,
             params,
-            trial["update"],
+            update,
             batch_size=config.batch_size,
             num_classes=scene.num_classes,
             probe_batches=probes,

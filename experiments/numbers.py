@@ -28,6 +28,19 @@ def of(config: Config) -> dict[str, Any]:
     return found
 
 
+def as_attacked(config: Config) -> Config:
+    """What of a config the attack depends on: the client as the attacker takes it."""
+    same: dict[str, Any] = dict(seed=0)
+    if config.labels == "inferred":  # to the attack they are known
+        same |= dict(labels="known")
+    if config.defense and not config.defense_known:
+        same |= dict(defense=(), defense_known=None)
+    if config.local_steps and not config.local_known:
+        same |= dict(local_steps=0, local_batch=None, local_lr=None)
+        same |= dict(local_shuffle=None, local_known=None)
+    return dataclasses.replace(config, **same)
+
+
 def put(config: Config, numbers: dict[str, Any]) -> Config:
     """The config with its numbers replaced, e.g. by tracers."""
     names = [spec.name for spec in defense_flags.specs(config.defense)]

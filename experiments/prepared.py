@@ -40,6 +40,7 @@ def prepare(
     sources: Sources,
     bars: Bars = SILENT,
     like: Prepared | None = None,
+    near: Prepared | None = None,
 ) -> Prepared:
     """Builds the victim, lets the clients share their updates, gathers the labels.
 
@@ -48,6 +49,7 @@ def prepare(
       sources: from `read`.
       bars: progress.
       like: of a run that differs in numbers only; what is compiled there is used.
+      near: of a run of the same architecture; likewise, and its victim if it is ours.
 
     Raises:
       ValueError: where the attack, or the inference of labels, does not fit the model.
@@ -61,13 +63,14 @@ def prepare(
         key = jax.random.key(config.seed)
         probes = labels.noise_batches(key, number, size, tuple(shape), classes)
     else:
-        built = victim.build(
+        built = near.victim if near and victim.same(config, near.config) else None
+        built = built or victim.build(
             config,
             sources.truth["image"].shape[2:],
             classes,
             lambda: sources.public,
             bars.over,
-            like.victim if like else None,
+            near.victim if near else None,
         )
         scene_like = like.scene if like else None
         stage = scene.simulated(config, built, sources.truth, classes, scene_like)

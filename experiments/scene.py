@@ -79,7 +79,8 @@ def simulated(
         rows.append(jax.device_get(like.observe(found, params, row(truth, i), i)))
         _check_finite(config, rows[-1]["update"], i)
     trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    trials["numbers"] = _repeated(found, config.targets)
+    attacked = numbers.of(numbers.as_attacked(config))
+    trials["numbers"] = _repeated(attacked, config.targets)
     shared = {}
     (trials if victim.per_target else shared)["params"] = victim.params
     return like._replace(shared=shared, trials=trials, truth=truth)
@@ -106,7 +107,7 @@ def given(config: Config, given: Given, num_classes: int) -> Scene:
     batch = batch_shapes(config)
     roles = simulation.roles(config, given.loss_fn, given.params, batch)
     trial = {"update": given.update, "rms": np.asarray(_rms(given.update))}
-    trial["numbers"] = numbers.of(config)
+    trial["numbers"] = numbers.of(numbers.as_attacked(config))
     return Scene(
         roles.simulate,
         roles.share,
@@ -148,6 +149,7 @@ def chosen_attack(config: Config, scene: Scene) -> str:
 
 def attack_maker(config: Config, scene: Scene, name: str) -> Callable[..., Attack]:
     """`(shared, trial) -> Attack` for the driver."""
+    config = numbers.as_attacked(config)
 
     def make(shared, trial):
         now = numbers.put(config, trial["numbers"])

@@ -25,6 +25,27 @@ class Sources(NamedTuple):
     given: Given | None = None
 
 
+def key(config: Config) -> tuple:
+    """Equal for runs that read the same data."""
+    names = ("dataset", "data_dir", "split", "train_split", "image_size")
+    sizes = (config.batch_size, config.targets, bool(config.train_steps))
+    return (*[getattr(config, name) for name in names], *sizes)
+
+
+def check(config: Config) -> None:
+    """Raises what `read` would where data is missing; reads no images."""
+    victim.check_checkpoint(config)
+    count = config.targets * config.batch_size
+    there = _data(config, "split", data.check, None)
+    if there < count:
+        raise ValueError(
+            f"--batch_size={config.batch_size} times --targets={config.targets} needs "
+            f"{count} images: --dataset={config.dataset} --split={config.split} has "
+            f"{there}."
+        )
+    _data(config, "train_split", data.check, _limit(config))
+
+
 def read(config: Config) -> Sources:
     """Reads the data or the given files.
 
@@ -36,19 +57,10 @@ def read(config: Config) -> Sources:
     """
     if config.update is not None:
         return Sources(None, None, num_classes(config), read_given(config))
-    victim.check_checkpoint(config)
-    count = config.targets * config.batch_size
-    there = _data(config, "split", data.check, None)
-    if there < count:
-        raise ValueError(
-            f"--batch_size={config.batch_size} times --targets={config.targets} needs "
-            f"{count} images: --dataset={config.dataset} --split={config.split} has "
-            f"{there}."
-        )
-    limit = None if config.train_steps else count + PUBLIC
-    _data(config, "train_split", data.check, limit)
-    held = _data(config, "split", data.load, count)
-    public = _outside(config, _data(config, "train_split", data.load, limit), held)
+    check(config)
+    held = _data(config, "split", data.load, config.targets * config.batch_size)
+    public = _data(config, "train_split", data.load, _limit(config))
+    public = _outside(config, public, held)
     for part in (held, public):
         _check_labels(part)
     shape = (config.targets, config.batch_size)
@@ -58,6 +70,13 @@ def read(config: Config) -> Sources:
         "label": held.labels.reshape(shape),
     }
     return Sources(truth, public, held.num_classes)
+
+
+def _limit(config):
+    """How many images outside the targets are read; None: all."""
+    if config.train_steps:
+        return None
+    return config.targets * config.batch_size + PUBLIC
 
 
 def _data(config, flag, read, limit):

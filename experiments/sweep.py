@@ -28,6 +28,7 @@ from experiments import (
     groups,
     interrupts,
     settings,
+    sources,
     startup,
     sweepdir,
     sweeping,
@@ -66,6 +67,8 @@ def _main(argv):
         return 0
     if cost.seconds > HOUR and not _YES.value:
         raise ValueError(f"That is {cost}: give --yes to run it all the same.")
+    for cell in {sources.key(cell): cell for cell in cells.cells}.values():
+        sources.check(cell)
     workdir = settings.WORKDIR.value
     workdir = workdir or f"runs/sweep-{pathlib.Path(path).stem}"
     folder = sweepdir.open_(workdir, cells, overwrite=settings.OVERWRITE.value)
@@ -100,12 +103,15 @@ def _run(folder, plan):
         )
         bar.update(rows - sweep.rows_left())
         sweep.run()
-    failed = sweepdir.failed(folder)
+    reasons = sweepdir.failed(folder)
+    failed = sum(reasons.values())
     print(
         f"{rows} targets, {failed} of them failed; programs compiled: "
         f"{sweep.compiled}. Table: {folder}"
     )
     print(f"Look at it: python -m experiments.show --workdir={folder}")
+    for reason, count in reasons.items():
+        print(f"failed, {count} targets: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections import Counter
 
 import pyarrow.parquet as pq
 
@@ -42,10 +43,13 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
     return folder
 
 
-def failed(folder: pathlib.Path) -> int:
-    """The number of rows that say so."""
-    tables = [pq.read_table(file, columns=["status"]) for file in _parts(folder)]
-    return sum(table["status"].to_pylist().count("failed") for table in tables)
+def failed(folder: pathlib.Path) -> Counter[str]:
+    """The reasons of rows that failed, and how many each has."""
+    tables = [
+        pq.read_table(file, columns=["status", "reason"]) for file in _parts(folder)
+    ]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return Counter(row["reason"] for row in rows if row["status"] == "failed")
 
 
 def _parts(folder):

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import audit, distributed, groups, leases, parts, report, scene
+from experiments import (
+    audit,
+    distributed,
+    groups,
+    leases,
+    parts,
+    report,
+    scene,
+    sources,
+)
 from experiments.config import Config
 from experiments.groups import Block, Group
 from experiments.pictures import save_pictures
@@ -62,7 +71,9 @@ class Sweep:
         self.say, self.stage = say, stage
         self.progress, self.check = progress, check
         self.pending = [(g, b) for i, g in enumerate(plan) for b in groups.blocks(i, g)]
-        self.compiled, self.current, self.like, self.program = 0, None, None, None
+        self.compiled, self.current, self.program = 0, None, None
+        self.likes: dict[Any, audit.Prepared] = {}  # of the current group
+        self.last: audit.Prepared | None = None
         self.data: tuple[Any, Any] = None, None
         self.most = None  # targets at once, after running out of memory
         versions = audit.versions()
@@ -108,7 +119,7 @@ class Sweep:
 
     def _block(self, group: Group, block: Block, cells, still):
         if self.current is not group:
-            self.current, self.like, self.program = group, None, None
+            self.current, self.likes, self.last, self.program = group, {}, None, None
         taken = sum(cell.targets for cell in block.cells)
         taken -= sum(cell.targets - len(had) for cell, had in cells)
         out = Rows(self, block, taken, still)
@@ -116,21 +127,26 @@ class Sweep:
         for cell, had in cells:
             self.check()
             try:
-                ready = audit.prepare(cell, self._sources(cell), like=self.like)
+                ready = self._prepared(cell)
             except ValueError as error:
                 out.fail(cell, had, str(error))
                 continue
-            self.like = self.like or ready
             jobs += _jobs(ready, had)
         with out:
             if jobs:
                 self._attack(group, jobs, out)
 
+    def _prepared(self, cell):
+        client = groups.client(cell)
+        like = self.likes.get(client)
+        ready = audit.prepare(cell, self._sources(cell), like=like, near=self.last)
+        self.likes.setdefault(client, ready)
+        self.last = ready
+        return ready
+
     def _sources(self, config):
         """What a cell reads; cells of the same data read it once."""
-        names = ("dataset", "data_dir", "split", "train_split", "image_size")
-        sizes = (config.batch_size, config.targets, bool(config.train_steps))
-        key = (*[getattr(config, name) for name in names], *sizes)
+        key = sources.key(config)
         if self.data[0] != key:
             self.data = key, audit.read(config)
         return self.data[1]

@@ -101,6 +101,15 @@ def build(
     )
 
 
+_OF_VICTIMS = ("seed", "networks", "targets", "checkpoint", "dataset", "image_size")
+_OF_VICTIMS += ("train_steps", "train_lr", "train_split", "model", "x64")
+
+
+def same(one: Config, other: Config) -> bool:
+    """Whether two runs that differ in numbers only have the same victim."""
+    return all(getattr(one, name) == getattr(other, name) for name in _OF_VICTIMS)
+
+
 def check_checkpoint(config: Config) -> None:
     """Refuses a checkpoint that can neither be read nor, after training, be written.
 
