@@ -15,7 +15,7 @@ from experiments import checks
 ATTACK_DEFAULTS = {
     "auto": dict(model="cnn", labels="known", steps=2_000),
     "inverting_gradients": dict(model="cnn", labels="known", steps=2_000),
-    "gauss_newton": dict(model="lenet", labels="known", steps=40),
+    "gauss_newton": dict(model="lenet", labels="known", steps=50),
     "deep_leakage": dict(model="lenet", labels="joint", steps=6_000),
     "idlg": dict(model="lenet", labels="inferred", steps=6_000),
     "analytic": dict(model="mlp", labels="known", steps=None),

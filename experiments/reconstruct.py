@@ -21,6 +21,7 @@ from absl import app, flags
 
 from experiments import commands, distributed, settings, startup, terminal
 
+flags.adopt_module_key_flags(settings)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,

@@ -88,7 +88,7 @@ flags.DEFINE_integer(
     "steps",
     None,
     "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000; gauss_newton "
-    "40.",
+    "50.",
 )
 flags.DEFINE_string(
     "stop",

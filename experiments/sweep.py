@@ -34,6 +34,7 @@ from experiments import (
     sweeping,
 )
 
+flags.adopt_module_key_flags(settings)
 _GRID = flags.DEFINE_string("grid", None, "A TOML file: the cells of the sweep.")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what would run, and what it would cost; run nothing."
@@ -102,7 +103,11 @@ def _run(folder, plan):
             check=check,
         )
         bar.update(rows - sweep.rows_left())
-        sweep.run()
+        try:
+            sweep.run()
+        except KeyboardInterrupt:
+            line = f"interrupted: the same command goes on; the table is in {folder}."
+            return commands.said(line, commands.INTERRUPTED)
     reasons = sweepdir.failed(folder)
     failed = sum(reasons.values())
     print(

@@ -1,43 +1,21 @@
 """Runs the cells of a sweep: a program a group, a lease a block, a row a target."""
 
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import (
-    audit,
-    distributed,
-    groups,
-    leases,
-    parts,
-    report,
-    scene,
-    sources,
-)
-from experiments.config import Config
+from experiments import audit, distributed, groups, leases, parts, scene, sources
 from experiments.groups import Block, Group
-from experiments.pictures import save_pictures
+from experiments.rows import Job, Rows
 from invertjax import driver
-from invertjax.base import Stop
 
-FLUSH_SECONDS = 10.0  # rows are on disk that soon
 POLL_SECONDS = 2.0  # between looks at blocks that other processes hold
 WIDE = 8  # targets of a group for each CPU device, so that their start costs little
-
-
-class Job(NamedTuple):
-    """A target of a cell: its trial, and its keys `[R]`."""
-
-    ready: audit.Prepared
-    target: int
-    trial: Any
-    keys: jax.Array
 
 
 class Sweep:
@@ -76,11 +54,6 @@ class Sweep:
         self.last: audit.Prepared | None = None
         self.data: tuple[Any, Any] = None, None
         self.most = None  # targets at once, after running out of memory
-        versions = audit.versions()
-        self.facts = {
-            "versions": json.dumps(versions["versions"]),
-            "device": versions["device"],
-        }
 
     def rows_left(self) -> int:
         """Targets that are not in the table."""
@@ -122,14 +95,14 @@ class Sweep:
             self.current, self.likes, self.last, self.program = group, {}, None, None
         taken = sum(cell.targets for cell in block.cells)
         taken -= sum(cell.targets - len(had) for cell, had in cells)
-        out = Rows(self, block, taken, still)
+        out = Rows(self.folder, block.name, taken, still, self.images, self.progress)
         jobs: list[Job] = []
         for cell, had in cells:
             self.check()
             try:
                 ready = self._prepared(cell)
             except ValueError as error:
-                out.fail(cell, had, str(error))
+                out.fail_cell(cell, had, str(error))
                 continue
             jobs += _jobs(ready, had)
         with out:
@@ -173,10 +146,9 @@ class Sweep:
                 return
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
                 if not self._smaller(error):
-                    reason = f"out of memory: {error}".splitlines()[0]
-                    for job in jobs[out.scored :]:
-                        out.fail_one(job.ready.config, job.target, reason)
-                    return
+                    return out.fail(jobs[out.scored :], f"out of memory: {error}")
+            except ValueError as error:  # an attack that does not fit the model
+                return out.fail(jobs[out.scored :], str(error))
 
     def _program(self, group, first, trials, keys):
         if self.program is None:
@@ -212,68 +184,6 @@ class Sweep:
         return True
 
 
-class Rows:
-    """The rows of a block on their way to the table."""
-
-    def __init__(self, sweep: Sweep, block: Block, taken: int, still):
-        self.sweep, self.block, self.still = sweep, block, still
-        self.rows: list[dict[str, Any]] = []
-        self.taken, self.scored = taken, 0
-        self.lap = self.written = time.monotonic()
-
-    def __enter__(self):
-        self.lap = time.monotonic()
-        return self
-
-    def __exit__(self, *exception):
-        self._flush()
-
-    def add(self, jobs: list[Job], numbers: range, results: Any) -> None:
-        """Scores a finished group of targets; those of an interrupted one are lost."""
-        stopped = np.asarray(results.stopped)
-        if np.any(stopped == Stop.INTERRUPTED):
-            return
-        picked = jax.tree.map(np.asarray, driver.best(results))
-        now = time.monotonic()
-        seconds, self.lap = (now - self.lap) / len(numbers), now
-        for place, number in enumerate(numbers):
-            ready, target, *_ = jobs[number]
-            result = jax.tree.map(lambda leaf, i=place: leaf[i], picked)
-            row, batch = audit.scored(ready, target, result)
-            kept = target < self.sweep.images
-            images = save_pictures(self.sweep.folder, ready, target, batch, kept)
-            self._put(_measured(ready, row, seconds) | images, ready.config)
-            self.scored += 1
-        if time.monotonic() - self.written > FLUSH_SECONDS:
-            self._flush()
-
-    def fail(self, config: Config, had: set[int], reason: str) -> None:
-        for target in range(config.targets):
-            if target not in had:
-                self.fail_one(config, target, reason)
-
-    def fail_one(self, config: Config, target: int, reason: str) -> None:
-        row = {"target": target, "status": "failed", "reason": reason}
-        self._put(row, config)
-
-    def _put(self, row, config):
-        self.rows.append({**parts.coordinates(config), **row, **self.sweep.facts})
-        self.sweep.progress(1, row.get("psnr"))
-
-    def _flush(self):
-        if not self.rows:
-            return
-        if not self.still():
-            raise ValueError(
-                f"block {self.block.name} was taken over by another process while this "
-                "one slept: its rows are left to that one."
-            )
-        name = f"{self.block.name}-{self.taken:05d}"
-        parts.write(self.sweep.folder, name, self.rows)
-        self.taken, self.rows = self.taken + len(self.rows), []
-        self.written = time.monotonic()
-
-
 def _jobs(ready, had):
     keys = audit.keys_of(ready.config, 1, ready.config.targets)
     for i in range(ready.config.targets):
@@ -285,25 +195,3 @@ def _jobs(ready, had):
 def _named(ready):
     config = ready.config
     return f"{ready.attack} on {config.model}, {config.dataset}"
-
-
-def _measured(ready, row, seconds):
-    """A row of `audit.scored` as columns."""
-    failed = row["loss"] is None
-    ssim = row["ssim"]
-    return {
-        "target": row["target"],
-        "psnr": None if failed else float(np.mean(row["psnr"])),
-        "psnr_min": None if failed else float(np.min(row["psnr"])),
-        "ssim": float(np.mean(ssim)) if ssim and not failed else None,
-        "label_recall": row["label_recall"],
-        "loss": row["loss"],
-        "steps_taken": row["steps"],
-        "stopped": row["stopped"],
-        "update_rms": row["update_rms"],
-        "seconds": seconds,
-        "status": "failed" if failed else "done",
-        "reason": "no trial had a finite objective" if failed else None,
-        "attack_run": ready.attack,
-        "threat_model": json.dumps(report.threat_model(ready.config, ready.attack)),
-    }

@@ -43,7 +43,7 @@ def test_a_smooth_network_gives_its_image_away(tmp_path):
     assert summary["psnr_min"] > 60
     assert summary["threat_model"]["attack"] == "gauss_newton"
     (row,) = cli.rows(tmp_path / "run")
-    assert 0 < row["steps"] <= 40
+    assert 0 < row["steps"] <= 50
 
 
 @pytest.mark.slow
@@ -87,11 +87,11 @@ def made(monkeypatch):
 
 def test_what_the_library_is_given(made):
     smooth, z, _ = made(*SMOOTH)
-    assert smooth["softened"] is None and smooth["steps"] == 40
+    assert smooth["softened"] is None and smooth["steps"] == 50
     assert smooth["total_variation"] is None and smooth["noise"] == 0
     assert 0.03 < z["image"].std() < 0.07
     relu, z, _ = made(*RELU, "--total_variation=0.1", "--restarts=2")
-    assert relu["softened"] is not None and relu["steps"] == 40
+    assert relu["softened"] is not None and relu["steps"] == 50
     assert relu["total_variation"] == 0.1 and 0.03 < z["image"].std() < 0.07
 
 
@@ -137,7 +137,7 @@ def test_steps_by_default():
         return resolve(Config(attack="gauss_newton", **settings)).steps
 
     given: Any = dict(update="u", params="p", batch_size=1, image_shape=(8, 8, 3))
-    assert steps() == steps(loss="m:f", num_classes=4, **given) == 40
+    assert steps() == steps(loss="m:f", num_classes=4, **given) == 50
     assert steps(model="cnn", steps=7) == 7
     assert "gauss_newton" in checks.ATTACKS
 

@@ -38,7 +38,7 @@ def gauss_newton(
     observed: Update,
     candidate: Candidate,
     *,
-    steps: int = 40,
+    steps: int = 50,
     softened: Softened | None = None,
     sharpness: tuple[float, ...] = SHARPNESS,
     total_variation=None,
