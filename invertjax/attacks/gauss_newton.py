@@ -42,7 +42,7 @@ def gauss_newton(
     softened: Softened | None = None,
     sharpness: tuple[float, ...] = SHARPNESS,
     total_variation=None,
-    layerwise: float | None = None,
+    layerwise: float = 0.0,
     noise=0.0,
     distance: Distance = distances.squared,
     **options: Any,
@@ -68,8 +68,7 @@ def gauss_newton(
       total_variation: weight a in the first stage, smoothed at 1e-2; any but None and 0
         makes stages. Default: 1e-2 with `softened`, else 0.
       layerwise: s in [0, 1]; W divides a leaf's residual by its norm to the s, and by
-        the whole update's to the 1 - s. Default: 0 with `softened` or `noise`, else
-        1/2.
+        the whole update's to the 1 - s.
       noise: standard deviation of what was added to every coordinate of the update, if
         known: the attack stops once the residual is what the noise leaves at the best
         fit of p coordinates by d unknowns, (p - d) noise^2, or above it by no more than
@@ -91,8 +90,6 @@ def gauss_newton(
         total_variation = 1e-2 if soft else 0.0
     staged = soft or not _is_zero(total_variation)
     stages = _stages(sharpness if staged else (math.inf,), total_variation)
-    if layerwise is None:
-        layerwise = 0.0 if soft or not _is_zero(noise) else 0.5
     if soft:  # a step there is too rough to be worth J^T J
         candidate, options = candidates.box(candidate), {"dense": 0, **options}
     matching.check_structure(client, observed, candidate)
