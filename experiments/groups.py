@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from experiments import checks, numbers
+from experiments import checks, numbers, victim
 from experiments.config import Config
 
 ROWS = 64  # targets in a block, about: what is prepared and claimed at a time
@@ -51,21 +51,23 @@ def blocks(number: int, group: Group) -> Iterator[Block]:
 
 def _program(cell):
     """What the functions and shapes of an attack depend on."""
-    return client(numbers.as_attacked(cell))
+    return _same(numbers.as_attacked(cell), cell)
 
 
 def client(cell: Config) -> Any:
     """Equal for cells whose clients, too, differ in numbers only."""
-    same: dict[str, Any] = dict(targets=0, split=None, train_split=None, data_dir=None)
-    # Training changes params, which are arrays; and, if they are read, statistics.
-    if not (checks.has_batch_norm(cell, cell.model) and cell.norm_mode == "eval"):
-        same |= dict(train_steps=0, train_lr=None)
-        return dataclasses.replace(numbers.without(cell), **same)
-    return dataclasses.replace(numbers.without(cell), **same), cell.seed
+    return _same(cell, cell)
+
+
+def _same(config, cell):
+    same = numbers.without(config)
+    if checks.has_batch_norm(cell, cell.model) and cell.norm_mode == "eval":
+        return same, victim.key(cell)  # running statistics are part of the function
+    data: dict[str, Any] = dict(targets=0, split=None, train_split=None, data_dir=None)
+    # Training changes params, which are arrays.
+    return dataclasses.replace(same, **data, train_steps=0, train_lr=None)
 
 
 def _given_once(cell):
     """One network for all targets is an argument of the program, not of its rows."""
-    if cell.networks == "per_target":
-        return None
-    return cell.seed, cell.train_steps, cell.train_lr, cell.train_split
+    return None if cell.networks == "per_target" else victim.key(cell)

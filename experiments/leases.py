@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 TOUCHED = 10.0  # seconds between two touches
 STALE = 60.0  # seconds without a touch
 
+_HELD: set[str] = set()  # tokens of this process's leases
+
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None]:
@@ -28,7 +30,9 @@ def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None
       it. None if another process has it.
     """
     file, token = folder / block, uuid.uuid4().hex
+    _HELD.add(token)
     if not _taken(file, token):
+        _HELD.discard(token)
         yield None
         return
 
@@ -47,6 +51,7 @@ def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None
         touching.join()
         if still():
             file.unlink(missing_ok=True)
+        _HELD.discard(token)
 
 
 def _taken(file, token):
@@ -57,37 +62,56 @@ def _taken(file, token):
                 json.dump(mark, stream)
             return True
         except FileExistsError:
-            if not _abandoned(file):
+            left = _left_behind(file)
+            if left is None:
                 return False
-            # Of several who see it abandoned only one can rename it.
-            aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-            with contextlib.suppress(FileNotFoundError):
-                file.rename(aside)
-                aside.unlink()
+            _clear(file, left)
     return False
 
 
-def _abandoned(file):
+def _clear(file, left):
+    """Removes a lease that was left behind, unless it is another by now."""
+    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError, FileExistsError):
+        file.rename(aside)  # of several only one can
+        if aside.read_text("utf-8") != left:
+            os.link(aside, file)
+    aside.unlink(missing_ok=True)
+
+
+def _left_behind(file):
+    """The content of a lease whose holder is gone; None if there is one."""
     try:
         age = time.time() - file.stat().st_mtime
-        mark = json.loads(file.read_text("utf-8") or "{}")
+        text = file.read_text("utf-8")
+        mark = json.loads(text or "{}")
     except (OSError, ValueError):
-        return False  # just gone, or just being written
+        return None  # just gone, or just being written
     if mark.get("host") == socket.gethostname() and "pid" in mark:
-        return not _alive(mark["pid"])
-    return age > STALE
+        return None if _alive(mark) else text
+    return text if age > STALE else None
 
 
-def _alive(pid):
-    if pid == os.getpid():
-        return False  # a former process had our number: we have not taken it
+def _alive(mark):
+    pid = mark["pid"]
+    if pid == os.getpid():  # ours, or that of a former process of our number
+        return mark.get("token") in _HELD
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return not _zombie(pid)
+
+
+def _zombie(pid):
+    """Whether it has ended, and nobody has asked how; only Linux says."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[:1] == ["Z"]
 
 
 def _touch(file, done):

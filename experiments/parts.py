@@ -99,13 +99,14 @@ def finished(folder: pathlib.Path) -> dict[str, set[int]]:
     """
     found: dict[str, set[int]] = {}
     for file in folder.glob("part-*.parquet"):
-        for cell, target in _rows(file):
+        for cell, target in _rows(file, file.stat().st_mtime_ns):
             found.setdefault(cell, set()).add(target)
     return found
 
 
 @functools.cache  # a part never changes
-def _rows(file):
+def _rows(file, written):
+    del written  # a part of that name may be of a former sweep
     try:
         table = pq.read_table(file, columns=["cell", "target"])
     except (OSError, pa.ArrowException) as error:

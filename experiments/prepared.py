@@ -63,7 +63,11 @@ def prepare(
         key = jax.random.key(config.seed)
         probes = labels.noise_batches(key, number, size, tuple(shape), classes)
     else:
-        built = near.victim if near and victim.same(config, near.config) else None
+        built = (
+            near.victim
+            if near and victim.key(config) == victim.key(near.config)
+            else None
+        )
         built = built or victim.build(
             config,
             sources.truth["image"].shape[2:],

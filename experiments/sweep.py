@@ -123,7 +123,7 @@ def _run(folder, plan):
 def _checked(argv) -> str:
     """The grid file."""
     commands.check_arguments(argv)
-    if _GRID.value is None:
+    if not _GRID.value:
         raise ValueError("--grid is missing: expected a TOML file.")
     if _IMAGES.value < 0:
         raise ValueError(f"--images={_IMAGES.value}: expected 0 or more.")

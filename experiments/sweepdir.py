@@ -31,7 +31,7 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
             _empty(folder)
         if (folder / FILE).exists():
             _check_same(folder, named, _described(grid))
-        elif any(folder.glob("*")):
+        elif any(folder.glob("[!_]*")):  # another process may just be making ours
             raise ValueError(
                 f"{named} holds other files: give --overwrite or another folder."
             )

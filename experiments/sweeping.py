@@ -53,7 +53,8 @@ class Sweep:
         self.likes: dict[Any, audit.Prepared] = {}  # of the current group
         self.last: audit.Prepared | None = None
         self.data: tuple[Any, Any] = None, None
-        self.most = None  # targets at once, after running out of memory
+        # Targets of the program, and the most after running out of memory.
+        self.width, self.most = 1, None
 
     def rows_left(self) -> int:
         """Targets that are not in the table."""
@@ -83,7 +84,7 @@ class Sweep:
             cells = self._left(block)  # another may just have finished it
             if cells:
                 self._block(group, block, cells, still)
-            return True
+        return not self._left(block)
 
     def _left(self, block):
         done = parts.finished(self.folder)
@@ -93,6 +94,7 @@ class Sweep:
     def _block(self, group: Group, block: Block, cells, still):
         if self.current is not group:
             self.current, self.likes, self.last, self.program = group, {}, None, None
+            self.most = None
         taken = sum(cell.targets for cell in block.cells)
         taken -= sum(cell.targets - len(had) for cell, had in cells)
         out = Rows(self.folder, block.name, taken, still, self.images, self.progress)
@@ -154,7 +156,7 @@ class Sweep:
         if self.program is None:
             on_cpu = jax.default_backend() == "cpu"
             wide = WIDE * jax.device_count() if on_cpu else groups.ROWS
-            wide = min(wide, self.most or wide, group.rows)
+            wide = self.width = min(wide, self.most or wide, group.rows)
             self.stage(f"compiling program {self.compiled + 1}")
             self.say(f"compiling program {self.compiled + 1}: {_named(first)}")
             again = np.arange(wide) % len(keys)  # of a block that is smaller
@@ -176,10 +178,9 @@ class Sweep:
         known = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         if not known:
             raise error
-        width = self.program.width if self.program else self.most or 1
-        if width <= 1:
+        if self.width <= 1:
             return False
-        self.most, self.program = width // 2, None
+        self.most, self.program = self.width // 2, None
         self.say(f"out of memory: going on with {self.most} targets at once")
         return True
 

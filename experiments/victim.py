@@ -88,7 +88,7 @@ def build(
         notes = {"trained_steps": config.train_steps, "train_accuracy": accuracy}
         _save(config, {"params": params, "buffers": buffers})
     per_target = config.networks == "per_target"
-    if like:
+    if like and config.norm_mode != "eval":  # there the statistics are in the loss
         return like._replace(params=params, per_target=per_target, notes=notes)
     return Victim(
         loss(net, buffers, train=config.norm_mode != "eval"),
@@ -101,13 +101,15 @@ def build(
     )
 
 
-_OF_VICTIMS = ("seed", "networks", "targets", "checkpoint", "dataset", "image_size")
-_OF_VICTIMS += ("train_steps", "train_lr", "train_split", "model", "x64")
+# The targets too: they are left out of the training images.
+_OF_TRAINING = ("train_steps", "train_lr", "train_split", "split", "data_dir")
+_OF_TRAINING += ("dataset", "image_size", "batch_size", "targets")
 
 
-def same(one: Config, other: Config) -> bool:
-    """Whether two runs that differ in numbers only have the same victim."""
-    return all(getattr(one, name) == getattr(other, name) for name in _OF_VICTIMS)
+def key(config: Config) -> tuple:
+    """Equal for runs of one architecture that have the same victim."""
+    names = ("seed", "networks", "checkpoint", "norm_mode", *_OF_TRAINING)
+    return tuple(getattr(config, name) for name in names)
 
 
 def check_checkpoint(config: Config) -> None:

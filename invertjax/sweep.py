@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invertjax import driver
+from invertjax import driver, layout
 from invertjax.base import Attack, Key
 
 
@@ -72,7 +72,7 @@ def run(
     if len(sizes) != 1 or () in sizes:
         raise ValueError(f"Expected cells of one leading axis [C], got {sizes}.")
     (count,) = sizes.pop()
-    targets, restarts = keys.shape
+    targets, _ = layout.sides(trials, keys)
     # Rows are pairs of numbers: a cell's and a target's data are there once.
     cell, target = np.divmod(np.arange(count * targets), targets)
     rows = {"cell": cell, "target": target}

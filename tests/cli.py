@@ -35,11 +35,11 @@ def cheap_compilation(tmp_path_factory):
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: jax.config.values[name] for name in options}
-    for settings in (options, before):
-        for name, value in settings.items():
+    for wanted in (options, before):
+        for name, value in wanted.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        if settings is options:
+        if wanted is options:
             yield
 
 

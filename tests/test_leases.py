@@ -91,13 +91,13 @@ def test_of_two_who_find_a_lease_abandoned_one_takes_it(tmp_path, monkeypatch):
     """The other must not take it from who was faster."""
     file, theirs = tmp_path / "block", {"host": socket.gethostname(), "token": "theirs"}
     file.write_text(json.dumps({**theirs, "pid": 2**22 + 1}))  # more than there are
-    abandoned = leases._abandoned
+    left_behind = leases._left_behind
 
     def slow(file):
-        found = abandoned(file)
+        found = left_behind(file)
         file.write_text(json.dumps({**theirs, "pid": os.getppid()}))
         return found
 
-    monkeypatch.setattr(leases, "_abandoned", slow)
+    monkeypatch.setattr(leases, "_left_behind", slow)
     assert not attempt(tmp_path)
     assert json.loads(file.read_text())["token"] == "theirs"

@@ -134,7 +134,9 @@ def test_a_row_is_what_reconstruct_gives(defended, tmp_path):
     "axis",
     [
         pytest.param("seed = [0, 3]", marks=pytest.mark.slow),
-        'norm = "batch"\nnorm_mode = "eval"\nseed = [0, 3]',
+        pytest.param(
+            'norm = "batch"\nnorm_mode = "eval"\nseed = [0, 3]', marks=pytest.mark.slow
+        ),
         pytest.param('split = ["train[:4]", "train[60:64]"]', marks=pytest.mark.slow),
         pytest.param('split = "train"\ntargets = [1, 9]', marks=pytest.mark.slow),
     ],
