@@ -191,6 +191,9 @@ def versions() -> dict:
     }
 
 
+_by_image = jax.jit(metrics.by_image)
+
+
 def scored(prepared: Prepared, index: int, result: Any) -> tuple[dict, dict]:
     """The row of one target, and its arrays; result: of its best restart."""
     stage = prepared.scene
@@ -210,7 +213,7 @@ def scored(prepared: Prepared, index: int, result: Any) -> tuple[dict, dict]:
         row["fit"] = fit if np.isfinite(fit) else None
         return row, {"image": np.clip(images, 0, 1), "label": guess}
     truth = jax.tree.map(lambda leaf: leaf[index], stage.truth)
-    score = metrics.score({"image": images}, truth)
+    score = metrics.score({"image": images}, truth, by_image=_by_image)
     order = score.pop("order")
     recall = metrics.label_recall(truth["label"], guess, prepared.num_classes)
     row |= {**score, "ssim": score.get("ssim", []), "label_recall": float(recall)}
