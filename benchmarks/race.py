@@ -34,7 +34,7 @@ def plan(targets: int, side: int, limit: float) -> quality.Plan:
             "gauss_newton",
             "engine",
             {"attack": "gauss_newton", "starts": starts},
-            (4, 6, 8, 10, 12, 16, 20),
+            (12, 18, 24, 32, 40, 50),
         ),
         Contest("inverting_gradients", "engine"),
         BREACHING_DEFAULTS._replace(label="breaching_invertinggradients"),
@@ -42,10 +42,10 @@ def plan(targets: int, side: int, limit: float) -> quality.Plan:
             "breaching_deepleakage",
             "breaching",
             {"attack": "deep_leakage"},
-            (10, 20, 40, 80, 160, 320),
+            (40, 80, 160),
         ),
     )
-    ladder = (400, 1_600, 6_400)
+    ladder = (400, 1_600)
     return quality.Plan(ladder, targets, 1, (LEVEL,), limit, contests)
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="lenet")
     parser.add_argument("--targets", type=int, default=4)
-    parser.add_argument("--limit", type=float, default=200, help="seconds a contestant")
+    parser.add_argument("--limit", type=float, default=90, help="seconds a contestant")
     parser.add_argument(
         "--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results"
     )
