@@ -66,7 +66,5 @@ def _main(argv):
     )
 
 
-parse = commands.parse
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=commands.parse)

@@ -72,10 +72,11 @@ def build(
     """
     net = like.net if like else network(config, image_shape, num_classes)
     init = like.init if like else jax.jit(net.init)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    check_attack(config, shapes[0], image_shape)
+    loaded = _loaded(config, *shapes)
     key = jax.random.key(config.seed)
     params, buffers = _precise(config, init(key))
-    check_attack(config, params, image_shape)
-    loaded = _loaded(config, params, buffers)
     notes: dict = {"trained_steps": 0}
     if config.networks == "per_target":
         params = _precise(config, _networks(init, key, config.targets))

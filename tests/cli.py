@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from jax.experimental.compilation_cache import compilation_cache
 
 import models
-from experiments import data, reconstruct, settings, updates
+from experiments import commands, data, reconstruct, settings, updates
 from invertjax import clients, losses
 
 FILES = {
@@ -48,7 +48,7 @@ def run(*args: str) -> int:
     cache = {"JAX_COMPILATION_CACHE_DIR": os.devnull}  # none of the user's
     with flagsaver.flagsaver(), mock.patch.dict(os.environ, cache):
         try:
-            return reconstruct.main(reconstruct.parse(["reconstruct", *args]))
+            return reconstruct.main(commands.parse(["reconstruct", *args]))
         except SystemExit as stop:
             return stop.code
         finally:
@@ -58,7 +58,7 @@ def run(*args: str) -> int:
 def parse(*args: str):
     """The config that flags give, not yet checked."""
     with flagsaver.flagsaver():
-        reconstruct.parse(["reconstruct", *args])
+        commands.parse(["reconstruct", *args])
         return settings.config_from_flags()
 
 
