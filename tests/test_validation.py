@@ -86,16 +86,17 @@ def test_full_runs_agree_in_the_mean(monkeypatch):
 
 
 def test_noise_costs_what_its_scale_says():
-    """1e-3 next to nothing, 1e-2 less than 1e-1, that most of the quality.
+    """1e-3 next to nothing, 1e-2 some, 1e-1 most of the quality.
 
-    Signed steps amplify rounding: means of four targets move by 2 dB with the compiler.
+    In the median over pairs: signed steps amplify rounding, and a single target may
+    end 8 dB elsewhere with another compiler.
     """
-    plain = _matching(targets=4).mean()
+    plain = _matching(targets=8)
     costs = [
-        plain - _matching(targets=4, defense=(f"gaussian:{std}",)).mean()
+        np.median(plain - _matching(targets=8, defense=(f"gaussian:{std}",)))
         for std in (1e-3, 1e-2, 1e-1)
     ]
-    assert max(costs[:2]) < 2 and costs[2] > max(costs[:2]) + 4
+    assert costs[0] < 2 and costs[0] < costs[1] < costs[2] and costs[2] > 6
 
 
 def test_knowing_of_the_pruning_wins_back():
