@@ -1,12 +1,13 @@
 """From a row of a scene to an attack, by name."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments import defense_flags, numbers, simulation, stochastic
-from experiments.config import Config
+from experiments.config import ATTACK_DEFAULTS, SIGNED, Config
 from experiments.scene import Scene, row
 from invertjax import attacks, candidates, clients, distances
 from invertjax.base import Attack, Candidate
@@ -68,6 +69,9 @@ def _posterior(now: Setting) -> Attack:
 
 
 def _gauss_newton(now: Setting) -> Attack:
+    options: dict[str, Any] = {}
+    if now.config.warm_start == "recursive":  # Newton's steps converge from there
+        options = dict(cheap=0, damping=1e-8)
     return attacks.gauss_newton(
         now.client,
         now.observed,
@@ -77,6 +81,17 @@ def _gauss_newton(now: Setting) -> Attack:
         total_variation=now.config.total_variation,
         noise=_known_noise(now.config),
         distance=now.adapted(distances.squared),
+        **options,
+    )
+
+
+def _recursive(now: Setting) -> Attack:
+    return attacks.recursive(
+        now.client,
+        now.observed,
+        now.candidate,
+        params=now.params,
+        blocks=now.scene.blocks,
     )
 
 
@@ -92,6 +107,7 @@ def _deep_leakage(now: Setting) -> Attack:
 
 RECIPES: dict[str, Callable[[Setting], Attack]] = {
     "analytic": _analytic,
+    "recursive": _recursive,
     "inverting_gradients": _inverting_gradients,
     "posterior": _posterior,
     "gauss_newton": _gauss_newton,
@@ -121,9 +137,20 @@ def maker(config: Config, scene: Scene, name: str) -> Callable[..., Attack]:
         params = trial.get("params", shared.get("params"))
         client = clients.at(scene.simulate(now), params, _key(trial))
         candidate = _candidate(config, scene, trial, name)
-        return RECIPES[name](Setting(scene, now, trial, params, client, candidate))
+        setting = Setting(scene, now, trial, params, client, candidate)
+        if config.warm_start is not None:
+            setting = setting._replace(candidate=_warm(setting))
+        return RECIPES[name](setting)
 
     return make
+
+
+def _warm(now):
+    """The candidate, starting where the attack of --warm_start ends."""
+    name = now.config.warm_start
+    own = {"steps": ATTACK_DEFAULTS[name]["steps"], **SIGNED}
+    first = now._replace(config=dataclasses.replace(now.config, **own))
+    return candidates.warm(now.candidate, RECIPES[name](first))
 
 
 def fit(config: Config, scene: Scene, index: int, batch: Any) -> float:
@@ -145,7 +172,8 @@ def _key(trial):
 def _candidate(config, scene, trial, name):
     """Pixels from noise, with the labels that the attacker has, or logits; and what the
     network has drawn, if the attacker looks for it."""
-    start = candidates.nearly_grey if name == "gauss_newton" else candidates.normal
+    grey = name in ("gauss_newton", "recursive")
+    start = candidates.nearly_grey if grey else candidates.normal
     known = dict(num_classes=scene.num_classes)
     if "label" in trial:
         known = dict(labels=trial["label"])

@@ -15,7 +15,10 @@ ATTACKS = (
     "deep_leakage",
     "idlg",
     "analytic",
+    "recursive",
 )
+CLOSED_FORMS = ("analytic", "recursive")  # finished once they have started
+WARM_STARTS = ("recursive", "inverting_gradients")
 LABELS = ("known", "inferred", "joint")
 NETWORKS = ("per_target", "shared")
 NORM_MODES = ("train", "eval")
@@ -40,6 +43,7 @@ def choices(config) -> None:
         "init": models.INITS,
         "norm_mode": NORM_MODES,
         "labels": LABELS,
+        "warm_start": WARM_STARTS,
         "networks": NETWORKS,
         "stop": STOPS,
     }
@@ -82,12 +86,12 @@ def applies(config, model: str | None) -> None:
       model: the one that will be used, None with --loss.
     """
     given = config.update is not None
-    iterative = config.attack != "analytic"
+    iterative = config.attack not in CLOSED_FORMS
     cosine = config.attack in MATCHES_COSINE
     local = (config.local_steps or 0) > 0
     # (flags, whether they apply, what they need)
     rules = [
-        (("restarts", "steps", "stop"), iterative, _ITERATIVE),
+        (("restarts", "steps", "stop", "warm_start"), iterative, _ITERATIVE),
         (("attack_lr",), cosine or config.attack == "posterior", _SIGNED),
         (("total_variation",), cosine or config.attack == "gauss_newton", _PRIOR),
         (
@@ -113,6 +117,7 @@ def applies(config, model: str | None) -> None:
     _networks(config)
     _norm_mode(config, model)
     _labels(config)
+    _recursive(config)
     _local_batch(config)
     if given:
         _update(config)
@@ -176,11 +181,36 @@ def _labels(config):
             f"--labels={config.labels} does not apply to --attack=idlg: expected "
             "inferred."
         )
-    if config.attack == "analytic" and config.labels == "joint":
+    if config.attack in CLOSED_FORMS and config.labels == "joint":
         raise ValueError(
-            "--labels=joint does not apply to --attack=analytic: expected known or "
-            "inferred."
+            f"--labels=joint does not apply to --attack={config.attack}: expected "
+            "known or inferred."
         )
+
+
+def recursive(config) -> str | None:
+    """The flag that asks for the recursion, None if none does."""
+    flags = ("attack", "warm_start")
+    found = [flag for flag in flags if getattr(config, flag) == "recursive"]
+    return f"--{found[0]}=recursive" if found else None
+
+
+def _recursive(config):
+    flag = recursive(config)
+    if flag is None:
+        return
+    # (whether it is wrong, what is, what would be right)
+    rules = [
+        (bool(config.local_steps), f"--local_steps={config.local_steps}", "0"),
+        (config.norm_mode == "eval", "--norm_mode=eval", "train"),
+        (config.labels == "joint", "--labels=joint", "known or inferred"),
+    ]
+    for wrong, found, right in rules:
+        if wrong:
+            raise ValueError(
+                f"{found} does not fit {flag}, which solves the gradient of every "
+                f"layer in turn: expected {right}."
+            )
 
 
 def _local_batch(config):

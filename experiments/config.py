@@ -20,7 +20,10 @@ ATTACK_DEFAULTS = {
     "deep_leakage": dict(model="lenet", labels="joint", steps=6_000),
     "idlg": dict(model="lenet", labels="inferred", steps=6_000),
     "analytic": dict(model="mlp", labels="known", steps=None),
+    "recursive": dict(model="lenet", labels="known", steps=None),
 }
+
+SIGNED = dict(attack_lr=0.02, total_variation=0.03)  # of inverting_gradients
 
 NOT_GIVEN: Any = None  # of any type, as `resolve` fills it in
 
@@ -55,6 +58,7 @@ class Config:
     targets: int = NOT_GIVEN
     restarts: int = NOT_GIVEN
     steps: int = NOT_GIVEN
+    warm_start: str | None = None
     stop: str = NOT_GIVEN
     labels: str = NOT_GIVEN
     attack_lr: float = NOT_GIVEN
@@ -81,7 +85,7 @@ class Config:
 
     @property
     def closed_form(self) -> bool:
-        return self.attack == "analytic"
+        return self.attack in checks.CLOSED_FORMS
 
     @property
     def trained(self) -> bool:
@@ -133,7 +137,7 @@ def _defaults(config, model):
     if not config.closed_form:
         filled |= dict(restarts=1, steps=defaults["steps"], stop="never")
     if config.attack in checks.MATCHES_COSINE:
-        filled |= dict(attack_lr=0.02, total_variation=0.03)
+        filled |= SIGNED
     if config.attack == "posterior":
         filled |= dict(attack_lr=0.02)
     if config.train_steps:

@@ -15,13 +15,14 @@ from experiments.config import Config
 class Given(NamedTuple):
     """loss_fn: `(params, batch) -> []`; params, update: pytrees of floats of one
     structure; from_input: undoes the model's normalisation; drawn: what the loss draws,
-    None if nothing."""
+    None if nothing; blocks: of the network."""
 
     loss_fn: Callable
     params: Any
     update: Any
     from_input: Callable
     drawn: stochastic.Drawn | None = None
+    blocks: tuple[Callable, ...] = ()
 
 
 def read(config: Config) -> Given:
@@ -39,7 +40,7 @@ def read(config: Config) -> Given:
         raise ValueError(f"--update={config.update} holds only zeros.")
     read_as = _with_model if config.loss is None else _with_loss
     found = read_as(config, arrays)
-    victim.check_attack(config, found.params, config.image_shape)
+    victim.check_attack(config, found.params, config.image_shape, found.blocks)
     return found
 
 
@@ -75,7 +76,7 @@ def _with_model(config, arrays):
     buffers = jax.jit(net.init)(jax.random.key(0))[1]
     loss_fn, drawn = stochastic.loss(config, plain, buffers, True, shape)
     from_input = victim.denormaliser(net, shape)
-    return Given(loss_fn, params, update, from_input, drawn)
+    return Given(loss_fn, params, update, from_input, drawn, net.blocks)
 
 
 def _with_loss(config, arrays):

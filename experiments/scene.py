@@ -29,6 +29,7 @@ class Scene(NamedTuple):
     truth: `{"image": [N, B, H, W, C], "label": [N, B]}`; None for a given update.
     shape: `(B, H, W, C)`. num_classes: K.
     from_input: undoes a normalisation before the first layer.
+    blocks: of the network, from images to logits; () where it has none.
     soften: the same smoothed, by config and sharpness; None where that is not wanted.
     drawn: what the network draws, None if nothing.
     observe, infer: compiled; what the clients do, and the labels read off that. They
@@ -47,6 +48,7 @@ class Scene(NamedTuple):
     drawn: stochastic.Drawn | None = None
     observe: Any = None
     infer: Any = None
+    blocks: tuple[Callable, ...] = ()
 
 
 def simulated(
@@ -78,6 +80,7 @@ def simulated(
             soften=roles.soften,
             drawn=victim.drawn,
             observe=jax.jit(_observer(config, roles)),
+            blocks=victim.blocks,
         )
     found, rows = numbers.of(config), []
     for i in range(config.targets):
@@ -131,6 +134,7 @@ def given(config: Config, given: Given, num_classes: int) -> Scene:
         from_input=given.from_input,
         soften=roles.soften,
         drawn=given.drawn,
+        blocks=given.blocks,
     )
 
 

@@ -6,7 +6,14 @@ from typing import Any
 from absl import flags
 
 import models
-from experiments.checks import ATTACKS, LABELS, NETWORKS, NORM_MODES, STOPS
+from experiments.checks import (
+    ATTACKS,
+    LABELS,
+    NETWORKS,
+    NORM_MODES,
+    STOPS,
+    WARM_STARTS,
+)
 from experiments.config import Config
 from experiments.defense_kinds import KINDS
 
@@ -99,6 +106,12 @@ flags.DEFINE_integer(
     None,
     "Iterations of the attack. Default: 2000; deep_leakage and idlg 6000; gauss_newton "
     "50.",
+)
+flags.DEFINE_string(
+    "warm_start",
+    None,
+    f"An attack that the images start from, {_one_of(WARM_STARTS)}, with its own "
+    "defaults; recursive before gauss_newton. Default: noise, or grey.",
 )
 flags.DEFINE_string(
     "stop",

@@ -63,6 +63,7 @@ def extended(config: Config, net: models.Network, image_shape) -> models.Network
         features=features,
         head=behind.apply,
         last=f"model/{net.last}",
+        blocks=(),
     )
 
 

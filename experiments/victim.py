@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import models
-from experiments import rundir, stochastic, updates
+from experiments import checks, rundir, stochastic, updates
 from experiments.config import Config
 from experiments.defense_kinds import Parts
 from invertjax import convolutions, layers, losses
@@ -28,6 +28,7 @@ class Victim(NamedTuple):
     net: its architecture. init: `key -> (params, buffers)`, compiled.
     parts: of the architecture, for defenses that ask for them.
     drawn: what the loss draws, None if nothing.
+    blocks: of the network, from images to logits; () where it has none.
     """
 
     loss_fn: Callable
@@ -39,6 +40,7 @@ class Victim(NamedTuple):
     init: Callable
     parts: Parts
     drawn: stochastic.Drawn | None
+    blocks: tuple[Callable, ...]
 
 
 def network(config: Config, image_shape, num_classes) -> models.Network:
@@ -79,7 +81,7 @@ def build(
     net = like.net if like else stochastic.extended(config, plain, image_shape)
     init = like.init if like else jax.jit(net.init)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    check_attack(config, shapes[0], image_shape)
+    check_attack(config, shapes[0], image_shape, net.blocks)
     loaded = _loaded(config, *shapes)
     key = jax.random.key(config.seed)
     params, buffers = _precise(config, init(key))
@@ -113,6 +115,7 @@ def build(
         init,
         Parts(num_classes, features, net.last),
         drawn,
+        net.blocks,
     )
 
 
@@ -146,19 +149,26 @@ def check_checkpoint(config: Config) -> None:
     rundir.check_writable(file.parent, named)
 
 
-def check_attack(config: Config, params, image_shape) -> None:
-    """Refuses the closed form where no dense layer has the image as its input.
+def check_attack(config: Config, params, image_shape, blocks) -> None:
+    """Refuses closed forms on networks that they do not fit.
 
     Args:
       config: resolved.
       params: of the victim, or their shapes.
       image_shape: (H, W, C).
+      blocks: of the network; () where it has none.
 
     Raises:
       ValueError: naming the attack and the victim.
     """
+    victim = f"--model={config.model}" if config.model else f"--loss={config.loss}"
+    flag = checks.recursive(config)
+    if flag and not blocks:
+        raise ValueError(
+            f"{flag} does not fit {victim}: expected a network without shortcuts and "
+            "without a defense of its own: mlp, lenet, cnn, convnet or convnet5."
+        )
     if config.attack == "analytic":
-        victim = f"--model={config.model}" if config.model else f"--loss={config.loss}"
         fits = f"--attack=analytic does not fit {victim}"
         try:
             first = layers.first(params, math.prod(image_shape))

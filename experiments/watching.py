@@ -148,6 +148,7 @@ def _scene(config: Config, training, seen, batch, counts) -> scene.Scene:
         from_input=training.victim.from_input,
         soften=roles.soften,
         drawn=training.victim.drawn,
+        blocks=training.victim.blocks,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from invertjax.base import Candidate, Key
+from invertjax.base import Attack, Candidate, Key
 
 Initialisation = Callable[[Key, tuple[int, ...]], jax.Array]
 
@@ -97,6 +97,27 @@ def box(candidate: Candidate, low: float = 0.0, high: float = 1.0) -> Candidate:
         return {**z, "image": jnp.clip(z["image"], low, high)}
 
     return candidate._replace(project=project)
+
+
+def warm(candidate: Candidate, attack: Attack) -> Candidate:
+    """`candidate` that starts from the images that another attack ends with.
+
+    Where those are not finite it starts as it did.
+
+    Args:
+      candidate: whose z is a dict.
+      attack: on the same batch; all its steps are taken in `init`.
+    """
+
+    def start(key):
+        own, first = jax.random.split(key)
+        z = candidate.init(own)
+        state = attack.advance(attack.init(first), jnp.array(attack.steps))
+        image = attack.result(state).batch["image"]
+        usable = jnp.all(jnp.isfinite(image))
+        return {**z, "image": jnp.where(usable, image, z["image"])}
+
+    return candidate._replace(init=start)
 
 
 def with_entry(

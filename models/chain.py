@@ -74,6 +74,11 @@ class Chain(nnx.Module):
         """The path of the last dense layer in the params."""
         return f"layers/{len(self.layers) - 1}"
 
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self.layers)
+
     def __call__(self, images: jax.Array) -> jax.Array:
         """`[B, H, W, C]` normalised images to `[B, num_classes]` logits."""
         return self.head(self.features(images))
@@ -81,22 +86,31 @@ class Chain(nnx.Module):
     def features(self, images: jax.Array) -> jax.Array:
         """`[B, H, W, C]` normalised images to the last layer's input, `[B, F]`."""
         features = images
-        for i, window in enumerate(self.windows):
-            features = layers.pool(self._hidden(i, features), window, self.reduce)
-        if self.flatten:
-            features = features.reshape(features.shape[0], -1)
-        else:
-            features = features.mean((1, 2))
-        for i in range(len(self.windows), len(self.norms)):
-            features = self._hidden(i, features)
-        return features
+        for i in range(self.depth - 1):
+            features = self.block(i, features)
+        return self._entering(self.depth - 1, features)
 
     def head(self, features: jax.Array) -> jax.Array:
         """`[B, F]` inputs of the last layer to `[B, num_classes]` logits."""
         return self.layers[-1](features)
 
-    def _hidden(self, i: int, features: jax.Array) -> jax.Array:
-        return self.activation(self.norms[i](self.layers[i](features)))
+    def block(self, i: int, features: jax.Array) -> jax.Array:
+        """Layer i with its norm, activation and pooling; the last has none."""
+        features = self._entering(i, features)
+        if i == self.depth - 1:
+            return self.head(features)
+        features = self.activation(self.norms[i](self.layers[i](features)))
+        if i < len(self.windows):
+            features = layers.pool(features, self.windows[i], self.reduce)
+        return features
+
+    def _entering(self, i: int, features: jax.Array) -> jax.Array:
+        """The first dense layer sees vectors."""
+        if i != len(self.windows):
+            return features
+        if self.flatten:
+            return features.reshape(features.shape[0], -1)
+        return features.mean((1, 2))
 
 
 def _shape_after(

@@ -1,5 +1,6 @@
 """A flax module as three pure functions over plain dicts."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ class Network(NamedTuple):
         up to the input of the last dense layer, `[B, F]`: the representation.
       head: `(params, features) -> logits`: that layer. `apply` is `head` of `features`.
       last: the path of that layer in the params, such as "layers/3".
+      blocks: `(params, features) -> features` each, whose composition, from images to
+        logits, is `apply` in training; `()` where the network has shortcuts.
       mean, std: of the normalisation, one value a channel.
     """
 
@@ -44,6 +47,7 @@ class Network(NamedTuple):
     features: Callable[[Params, Buffers, jax.Array, bool], tuple[jax.Array, Buffers]]
     head: Callable[[Params, jax.Array], jax.Array]
     last: str
+    blocks: tuple[Callable[[Params, jax.Array], jax.Array], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -102,6 +106,12 @@ def network(
     def head(params, features):
         return merged(params, zeros()).head(features)
 
+    def block(i, params, features):
+        if i == 0:
+            features = layers.normalise(features, mean, std)
+        return merged(params, zeros()).block(i, features)
+
+    depth = getattr(module, "depth", 0)  # those with shortcuts have none
     return Network(
         init,
         apply,
@@ -109,6 +119,7 @@ def network(
         features,
         head,
         module.last,
+        tuple(functools.partial(block, i) for i in range(depth)),
         tuple(mean),
         tuple(std),
     )

@@ -12,3 +12,4 @@ from invertjax.attacks.inverting_gradients import (
 from invertjax.attacks.posterior import fit_smoothness as fit_smoothness
 from invertjax.attacks.posterior import posterior as posterior
 from invertjax.attacks.posterior import smoothness as smoothness
+from invertjax.attacks.recursive import recursive as recursive

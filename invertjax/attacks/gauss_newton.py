@@ -182,13 +182,15 @@ def _weights(observed, layerwise):
 
 
 def _floor(observed, candidate, noise):
-    """The objective that noise leaves at the best fit, by weights of 1 / |observed|."""
+    """The objective that noise, or rounding, leaves at the best fit, by weights of
+    1 / |observed|."""
     start = jax.eval_shape(candidate.init, jax.eval_shape(lambda: jax.random.key(0)))
     unknowns = sum(leaf.size for leaf in jax.tree.leaves(start))
     coordinates = sum(leaf.size for leaf in jax.tree.leaves(observed))
     free = max(coordinates - unknowns, 0)
     left = (free + 2 * math.sqrt(2 * free)) * noise**2
-    return 0.5 * left / distances.squared_norm(observed)
+    found = 0.5 * left / distances.squared_norm(observed)
+    return jnp.maximum(found, 4 * jnp.finfo(found.dtype).eps ** 2)
 
 
 def _is_zero(number):
