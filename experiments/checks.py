@@ -199,11 +199,13 @@ def _recursive(config):
     flag = recursive(config)
     if flag is None:
         return
+    joint = config.labels == "joint"
+    joint |= config.labels is None and config.attack == "deep_leakage"
     # (whether it is wrong, what is, what would be right)
     rules = [
         (bool(config.local_steps), f"--local_steps={config.local_steps}", "0"),
         (config.norm_mode == "eval", "--norm_mode=eval", "train"),
-        (config.labels == "joint", "--labels=joint", "known or inferred"),
+        (joint, "--labels=joint", "known or inferred"),
     ]
     for wrong, found, right in rules:
         if wrong:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments import checks
 from experiments.config import Config
 from experiments.groups import Group
 
@@ -30,6 +31,7 @@ PARAMS = {
 }
 SHARE = 0.2  # of the peak of matrix products that small models reach
 PRODUCTS = 300  # iterations' work in a step of least squares
+DESCENT = 60  # steps of the recursion
 COMPILE = 15.0  # seconds a program
 OVERHEAD = 0.05  # seconds a target: its client, its scores
 
@@ -60,6 +62,8 @@ def one(config: Config, speed: float) -> Estimate:
     steps = (config.steps or 1) * (config.restarts or 1)
     if config.attack == "gauss_newton":
         steps *= PRODUCTS
+    if checks.recursive(config):
+        steps += DESCENT * PRODUCTS
     training = config.train_steps * 64 * OPERATIONS[name] * pixels / 6
     seconds = (config.targets * steps * work + training) / speed
     rows = max(64, config.targets)

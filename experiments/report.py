@@ -15,7 +15,7 @@ def threat_model(config: Config, attack: str) -> dict:
     local = config.local_steps > 0
     return {
         "server": "honest-but-curious: sees one client's update and the model",
-        "attack": attack,
+        "attack": attack + (f", from {warm}" if (warm := config.warm_start) else ""),
         "labels": config.labels,
         "batch_size": "known",
         "update": "local training (FedAvg)" if local else "one gradient (FedSGD)",

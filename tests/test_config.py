@@ -99,6 +99,25 @@ REFUSED = [
     (["--attack=idlg", "--batch_size=2"], ["--batch_size=2", "idlg", "1"]),
     (["--attack=idlg", "--labels=known"], ["--labels=known", "inferred"]),
     (["--attack=analytic", "--labels=joint"], ["--labels=joint", "known"]),
+    (["--attack=recursive", "--labels=joint"], ["--labels=joint", "known"]),
+    (["--attack=recursive", "--steps=5"], ["--steps=5", "iterative"]),
+    (
+        ["--attack=recursive", "--local_steps=2"],
+        ["--local_steps=2", "--attack=recursive", "0"],
+    ),
+    (
+        ["--attack=recursive", "--model=cnn", "--norm=batch", "--norm_mode=eval"],
+        ["--norm_mode=eval", "train"],
+    ),
+    (["--warm_start=cursive"], ["--warm_start=cursive", "'recursive'"]),
+    (
+        ["--warm_start=recursive", "--attack=analytic"],
+        ["--warm_start=recursive", "iterative"],
+    ),
+    (
+        ["--warm_start=recursive", "--attack=gauss_newton", "--labels=joint"],
+        ["--labels=joint", "--warm_start=recursive", "known"],
+    ),
     # with a given update
     (["--update=u.npz"], ["--update=u.npz", "--params"]),
     (
@@ -137,7 +156,15 @@ def test_bad_settings_are_refused_in_one_line(args, fragments, capsys, tmp_path)
 
 # What stays None: it is the model's or the data set's own, or does not apply.
 OWN = {"data_dir", "image_size", "activation", "norm", "init", "width"}
-ABSENT = {"checkpoint", "update", "params", "loss", "image_shape", "num_classes"}
+ABSENT = {
+    "warm_start",
+    "checkpoint",
+    "update",
+    "params",
+    "loss",
+    "image_shape",
+    "num_classes",
+}
 LOCALS = {"local_batch", "local_lr", "local_shuffle", "local_known"}
 FIRST_ORDER = {"attack_lr", "total_variation"}
 UNUSED = {"norm_mode", "train_lr", "defense_known"}
@@ -152,6 +179,7 @@ UNUSED = {"norm_mode", "train_lr", "defense_known"}
         ("deep_leakage", FIRST_ORDER),
         ("idlg", FIRST_ORDER),
         ("analytic", FIRST_ORDER | {"restarts", "steps", "stop"}),
+        ("recursive", FIRST_ORDER | {"restarts", "steps", "stop"}),
     ],
 )
 def test_every_attack_has_defaults_for_everything(attack, unused):

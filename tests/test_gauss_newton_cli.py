@@ -211,3 +211,31 @@ def test_a_loss_without_forward_mode_is_refused(own_loss, tmp_path, capsys):
     line = cli.refused(capsys, tmp_path / "run", *own_loss, "--loss=own_loss:reverse")
     for fragment in ("--attack=gauss_newton", "--loss=own_loss:reverse", "forward"):
         assert fragment in line
+
+
+def test_a_warm_start_by_the_recursion_leaves_little_to_do(tmp_path):
+    args = (*SMOOTH, "--warm_start=recursive")
+    summary = _attacked(tmp_path / "run", *args)
+    assert summary["psnr_min"] > 60
+    assert cli.rows(tmp_path / "run")[0]["steps"] <= 6
+    assert summary["threat_model"]["attack"] == "gauss_newton, from recursive"
+
+
+def test_the_recursion_alone(tmp_path):
+    args = ("--attack=recursive", *SMOOTH[1:], "--batch_size=2")
+    summary = _attacked(tmp_path / "run", *args)
+    assert summary["psnr_min"] > 60
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--model=resnet20", "--attack=recursive"),
+        ("--model=resnet20", "--attack=gauss_newton", "--warm_start=recursive"),
+        ("--model=cnn", "--defense=precode:16", "--attack=recursive"),
+    ],
+)
+def test_networks_without_blocks_are_refused(args, tmp_path, capsys):
+    line = cli.refused(capsys, tmp_path / "run", *args)
+    for fragment in ("=recursive", args[0], "lenet"):
+        assert fragment in line

@@ -19,22 +19,32 @@ Block = Callable[[Params, jax.Array], jax.Array]
 MARGIN = 1.25  # equations an unknown, below which a block is not solved on its own
 
 
-class _Rung(NamedTuple):
-    """A block on the way down.
+class _Part(NamedTuple):
+    """Blocks in a row.
 
-    run: `(used, features) -> output`, a scalar for the topmost. used: the params that
-    it reads; shared: their part of the update. guess: its input at the start.
+    run: `(used, features) -> output`; the loss `[]` if they reach up to it.
+    used: the params that they read. shared: their part of the update.
     """
 
     run: Callable
     used: list[jax.Array]
     shared: list[jax.Array]
-    guess: jax.Array
 
-    @property
-    def equations(self) -> int:
-        output = jax.eval_shape(self.run, self.used, self.guess)
+    def equations(self, features) -> int:
+        output = jax.eval_shape(self.run, self.used, features)
         return output.size + sum(leaf.size for leaf in self.used)
+
+
+class _Rung(NamedTuple):
+    """One step of the way down.
+
+    alone: the blocks of this rung. whole: from here up to the loss.
+    guess: the features that go in, at the start.
+    """
+
+    alone: _Part
+    whole: _Part
+    guess: jax.Array
 
 
 def recursive(
@@ -55,11 +65,12 @@ def recursive(
         min over x: |f(w, x) - y|^2 / |y|^2 + |s df/dw(w, x) - dL/dw|^2 / |dL/dw|^2
 
     is solved by Levenberg-Marquardt steps from the features of the candidate's start; y
-    is unknown for the topmost block, whose f is the loss. Deviations from the paper:
-    its layers are linear in x, as activations are inverted in closed form; ours need
-    only be smooth, and batches may have several images. A block of fewer equations than
-    its unknowns times 1.25 is solved together with the block below it (the paper's rank
-    analysis says there that the attack fails).
+    is unknown for the topmost block, whose f is the loss. A third as many steps on the
+    gradients of this block and of all above it follow, but for the lowest. Deviations
+    from the paper: its layers are linear in x, as activations are inverted in closed
+    form; ours need only be smooth, and batches may have several images. A block of
+    fewer equations than its unknowns times 1.25 is solved together with the block below
+    it (the paper's rank analysis says there that the attack fails).
 
     Args:
       client: `batch -> update`; scores the answer (`Result.loss` is the cosine distance
@@ -71,8 +82,9 @@ def recursive(
         `models.Network.blocks`; what follows must not look past the features.
       loss: `(logits, labels) -> []`.
       steps: Levenberg-Marquardt steps of a block, at most.
-      options: of `levenberg_marquardt`. No J^T J by default: this is a start, and
-        `gauss_newton` is there for the last digits.
+      options: of `levenberg_marquardt`; by default 300 iterations of conjugate
+        gradients to 1e-4, and no J^T J: this is a start, and `gauss_newton` is there
+        for the last digits.
 
     Raises:
       ValueError: without blocks, or if `observed` does not fit the client.
@@ -83,18 +95,14 @@ def recursive(
             "logits: this network has none."
         )
     matching.check_structure(client, observed, candidate)
-    options = {"dense": 0, **options}
+    options = {"dense": 0, "iterations": 300, "tolerance": 1e-4, **options}
 
     def init(key):
         z = candidate.init(key)
         batch = candidate.decode(z)
         ladder = _ladder(blocks, params, observed, batch, loss)
-        output, slope, taken = None, jnp.ones((), z["image"].dtype), 0
-        for rung in reversed(ladder):
-            output, count = _solved(rung, output, slope, steps, options)
-            slope = _pulled(rung, output, slope)
-            taken += count
-        return {**z, "image": output}, taken
+        images, taken = _descended(ladder, steps, options)
+        return {**z, "image": images}, taken
 
     def result(state):
         z, taken = state
@@ -108,6 +116,26 @@ def recursive(
     return Attack(init, lambda state, n: state, result, 0)
 
 
+def _descended(ladder, steps, options):
+    """The images, and the number of steps in all."""
+    top, *lower = reversed(ladder)
+    features, taken = _solved(top.whole, top.guess, steps, options)
+    above = top.whole
+    for rung in lower:
+        slope = jax.grad(above.run, argnums=1)(above.used, features)
+        known = features, slope
+        features, count = _solved(rung.alone, rung.guess, steps, options, known)
+        taken += count
+        # Left to itself an error grows from rung to rung. At the bottom this would be
+        # the whole problem, which is `gauss_newton`'s.
+        if rung is not lower[-1]:
+            few = max(1, steps // 3)
+            features, count = _solved(rung.whole, features, few, options)
+            taken += count
+        above = rung.whole
+    return features, taken
+
+
 def _ladder(blocks, params, observed, batch, loss) -> list[_Rung]:
     """The rungs from the bottom up, each with equations enough if it can be."""
     blocks = [convolutions.as_matrix_products(block) for block in blocks]
@@ -115,26 +143,26 @@ def _ladder(blocks, params, observed, batch, loss) -> list[_Rung]:
     for block in blocks[:-1]:
         features.append(block(params, features[-1]))
     rungs: list[_Rung] = []
-    above = [lambda params, logits: loss(logits, batch["label"])]
+    whole = [lambda params, logits: loss(logits, batch["label"])]
+    alone = list(whole)
     for block, guess in zip(reversed(blocks), reversed(features), strict=True):
-        above.insert(0, block)
-        rung = _rung(above, params, observed, guess)
-        if rung.equations >= MARGIN * guess.size or guess is features[0]:
-            rungs.insert(0, rung)
-            above = []
+        whole, alone = [block, *whole], [block, *alone]
+        part = _part(alone, params, observed, guess)
+        if part.equations(guess) >= MARGIN * guess.size or guess is features[0]:
+            rung = _Rung(part, _part(whole, params, observed, guess), guess)
+            rungs, alone = [rung, *rungs], []
     return rungs
 
 
-def _rung(blocks, params, observed, guess):
+def _part(blocks, params, observed, features) -> _Part:
     leaves, tree = jax.tree.flatten(params)
-    chain = tuple(blocks)
 
-    def whole(params, features):
-        for block in chain:
+    def all_of(params, features):
+        for block in blocks:
             features = block(params, features)
         return features
 
-    reads = _reads(whole, params, guess)
+    reads = _reads(all_of, params, features)
 
     def run(used, features):
         rest = iter(used)
@@ -142,13 +170,13 @@ def _rung(blocks, params, observed, guess):
             next(rest) if read else leaf
             for leaf, read in zip(leaves, reads, strict=True)
         ]
-        return whole(jax.tree.unflatten(tree, filled), features)
+        return all_of(jax.tree.unflatten(tree, filled), features)
 
     used, shared = (
         [leaf for leaf, read in zip(of, reads, strict=True) if read]
         for of in (leaves, jax.tree.leaves(observed))
     )
-    return _Rung(run, used, shared, guess)
+    return _Part(run, used, shared)
 
 
 def _reads(fun, params, features) -> list[bool]:
@@ -160,15 +188,17 @@ def _reads(fun, params, features) -> list[bool]:
     return [id(var) in seen for var in traced.invars[:count]]
 
 
-def _solved(rung, output, slope, steps, options):
-    """The input of a rung, and the steps that it took."""
-    scale = _inverse_norm(rung.shared)
+def _solved(part, guess, steps, options, known=None):
+    """What goes into a part, and the number of steps; known: what comes out, and the
+    slope of the loss there, where that is not the loss itself."""
+    output, slope = (None, jnp.ones((), guess.dtype)) if known is None else known
+    scale = _inverse_norm(part.shared)
 
     def residual(features, t):
         del t
-        value, pull = jax.vjp(lambda used: rung.run(used, features), rung.used)
+        value, pull = jax.vjp(lambda used: part.run(used, features), part.used)
         (share,) = pull(slope)
-        found = [scale * (g - o) for g, o in zip(share, rung.shared, strict=True)]
+        found = [scale * (g - o) for g, o in zip(share, part.shared, strict=True)]
         if output is not None:
             found.append(_inverse_norm(output) * (value - output))
         return found
@@ -176,7 +206,7 @@ def _solved(rung, output, slope, steps, options):
     def objective(features, t):
         return 0.5 * distances.squared_norm(residual(features, t))
 
-    rounding = 4 * jnp.finfo(rung.guess.dtype).eps ** 2
+    rounding = 4 * jnp.finfo(guess.dtype).eps ** 2
 
     def converged(state, value, t):
         del t
@@ -184,7 +214,7 @@ def _solved(rung, output, slope, steps, options):
 
     attack = matching.minimise(
         objective,
-        Candidate(lambda key: rung.guess, lambda z: z, lambda z: z),
+        Candidate(lambda key: guess, lambda z: z, lambda z: z),
         levenberg_marquardt(**options),
         steps=steps,
         schedule=matching.Schedule(residual, lambda z: objective(z, 1.0), converged),
@@ -192,12 +222,6 @@ def _solved(rung, output, slope, steps, options):
     state = attack.advance(attack.init(jax.random.key(0)), steps)
     found = attack.result(state)
     return found.batch, found.steps
-
-
-def _pulled(rung, features, slope):
-    """The slope of the loss in the features."""
-    _, pull = jax.vjp(lambda features: rung.run(rung.used, features), features)
-    return pull(slope)[0]
 
 
 def _inverse_norm(tree):
