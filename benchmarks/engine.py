@@ -1,5 +1,6 @@
 """This engine as a contestant: see `protocol`."""
 
+import functools
 import time
 
 import jax
@@ -26,6 +27,8 @@ def load(problem: Problem) -> protocol.Runner:
     """Compiles the attack on all targets and restarts of a problem."""
     loss_fn, params, trials = jax_problem.read(problem)
     targets, restarts = problem.starts.shape[:2]
+    side = problem.images.shape[2]
+    net = jax_problem.network(problem.model, side, problem.mean, problem.std)
 
     def candidate(trial):
         return candidates.pixels(
@@ -40,10 +43,18 @@ def load(problem: Problem) -> protocol.Runner:
         return clients.at(simulate, params, jax.random.key(0))
 
     def make_attack(params, trial):
-        if problem.attack == "gauss_newton":
-            plain = client(params, rule="plain")
-            return attacks.gauss_newton(
-                plain, trial["observed"], candidate(trial), steps=problem.steps
+        second_order = {
+            "gauss_newton": attacks.gauss_newton,
+            "recursive": functools.partial(
+                attacks.recursive, params=params, blocks=net.blocks, iterations=200
+            ),
+        }
+        if problem.attack in second_order:
+            return second_order[problem.attack](
+                client(params, rule="plain"),
+                trial["observed"],
+                candidate(trial),
+                steps=problem.steps,
             )
         return attacks.inverting_gradients(
             client(params),

@@ -31,6 +31,12 @@ def plan(targets: int, side: int, limit: float) -> quality.Plan:
     starts = np.asarray(candidates.nearly_grey(jax.random.key(1), shape))
     contests = (
         Contest(
+            "recursive",
+            "engine",
+            {"attack": "recursive", "starts": starts},
+            (6, 8, 10, 14, 20, 30),
+        ),
+        Contest(
             "gauss_newton",
             "engine",
             {"attack": "gauss_newton", "starts": starts},
