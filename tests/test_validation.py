@@ -54,6 +54,23 @@ def test_deep_leakage_is_exact_for_most_targets_in_float64():
     assert np.sum(psnr > 40) >= 6
 
 
+FINISHED = dict(attack="gauss_newton", warm_start="recursive", steps=12)
+
+
+@pytest.mark.parametrize(
+    "model, targets, bar", [("lenet", 8, 100.0), ("cnn", 4, 100.0), ("convnet5", 2, 60)]
+)
+def test_layer_by_layer_and_then_least_squares_are_exact(model, targets, bar):
+    smooth = None if model == "lenet" else "gelu"
+    psnr = _summary(model=model, activation=smooth, targets=targets, **FINISHED)
+    assert psnr.min() >= bar
+
+
+def test_layer_by_layer_returns_batches():
+    network = dict(model="cnn", activation="gelu", batch_size=4)
+    assert _summary(attack="recursive", targets=2, **network).min() >= 60
+
+
 @pytest.mark.parametrize(
     "batch_size, targets, bar", [(1, 16, 20.0), (4, 4, 16.0), (8, 2, 13.0)]
 )
