@@ -4,6 +4,7 @@ Minimises `distance(client(decode(z)), observed) + prior(decode(z), t)` over z b
 optax optimiser. It knows no attack by name: an attack is a choice of its arguments.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,6 +149,25 @@ def minimise(
         return _result(state, candidate, steps, schedule.rank)
 
     return Attack(init, advance, result, steps)
+
+
+def in_full_precision(attack: Attack) -> Attack:
+    """`attack` with products of float32 as they are on CPUs.
+
+    What accelerators take by default (TF32, bfloat16) has 10 or 7 bits: enough to
+    descend, too few for least squares to converge on.
+    """
+
+    def full(function):
+        @functools.wraps(function)
+        def run(*args):
+            with jax.default_matmul_precision("highest"):  # as it is traced
+                return function(*args)
+
+        return run
+
+    init, advance, result = map(full, attack[:3])
+    return Attack(init, advance, result, attack.steps)
 
 
 def _step(state, objective, candidate, optimizer, steps, schedule):

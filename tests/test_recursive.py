@@ -220,3 +220,22 @@ def test_a_warm_start_takes_all_steps_of_an_iterative_attack():
     found = candidates.warm(start, first).init(jax.random.key(3))
     np.testing.assert_allclose(found["image"], expected.batch["image"], rtol=1e-6)
     assert not np.allclose(found["image"], start.init(own)["image"], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["recursive", "gauss_newton"])
+def test_products_are_taken_in_full_precision(name):
+    """Whatever the accelerator's default is."""
+    truth = batch(0, 1)
+    attack, client, start = attack_on(params(0), truth)
+    if name == "gauss_newton":
+        attack = attacks.gauss_newton(client, client(truth), start, steps=2)
+    state = jax.eval_shape(attack.init, jax.random.key(0))
+    programs = [
+        jax.make_jaxpr(attack.init)(jax.random.key(0)),
+        jax.make_jaxpr(attack.advance)(state, jnp.array(1)),
+        jax.make_jaxpr(attack.result)(state),
+    ]
+    text = "".join(map(str, programs))
+    products = text.count("dot_general[") + text.count("conv_general_dilated[")
+    assert products > 10
+    assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products

@@ -140,12 +140,12 @@ def gauss_newton(
         schedule=matching.Schedule(residual, rank, converged),
     )
     if not (soft and polish):
-        return attack
+        return matching.in_full_precision(attack)
 
     def result(state):
         return _polished(attack.result(state), state, misfit, rank, candidate, polish)
 
-    return attack._replace(result=result)
+    return matching.in_full_precision(attack._replace(result=result))
 
 
 def _polished(found, state, misfit, rank, candidate, steps):

@@ -113,7 +113,7 @@ def recursive(
         value = jnp.where(finite, value, jnp.inf)
         return Result(batch, value, jnp.zeros(0), taken, stopped)
 
-    return Attack(init, lambda state, n: state, result, 0)
+    return matching.in_full_precision(Attack(init, lambda state, n: state, result, 0))
 
 
 def _descended(ladder, steps, options):
@@ -138,7 +138,8 @@ def _descended(ladder, steps, options):
 
 def _ladder(blocks, params, observed, batch, loss) -> list[_Rung]:
     """The rungs from the bottom up, each with equations enough if it can be."""
-    blocks = [convolutions.as_matrix_products(block) for block in blocks]
+    if convolutions.preferred():
+        blocks = [convolutions.as_matrix_products(block) for block in blocks]
     features = [batch["image"]]
     for block in blocks[:-1]:
         features.append(block(params, features[-1]))
