@@ -92,7 +92,7 @@ def _clients(config, loss_fn, parts, drawn):
     # Least squares differentiates clients in forward mode as well; many steps are
     # simulated without keeping their activations.
     rule = "recomputed" if config.local_steps else "linearised"
-    rule = "plain" if config.attack == "gauss_newton" else rule
+    rule = "plain" if config.attack in ("gauss_newton", "recursive") else rule
     share = stochastic.drawing(clients.gradient(loss_fn, rule=rule), drawn)
     specs = defense_flags.specs(config.defense)
     defended = defense_flags.wrapped(share, specs, parts)
