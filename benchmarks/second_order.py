@@ -172,7 +172,8 @@ def draw(study: str, points: list[Point], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (above, below) = pyplot.subplots(2, sharex=True, figsize=(7, 6))
+    figure, panels = pyplot.subplots(3, sharex=True, figsize=(7, 7))
+    above, middle, below = panels
     for number, name in enumerate(dict.fromkeys(point.curve for point in points)):
         mine, color = [p for p in points if p.curve == name], f"C{number}"
         places = [point.x for point in mine]
@@ -183,19 +184,21 @@ def draw(study: str, points: list[Point], path: pathlib.Path) -> None:
         if mine[0].crb is not None:
             bounds = [point.crb for point in mine]
             above.plot(places, bounds, "k--", label="Cramer-Rao")
-        shares = [point.rank / point.unknowns for point in mine]
-        below.plot(places, shares, "-o", color=color, label=f"{name}: rank / unknowns")
-        conditions = [1 / point.condition for point in mine]
-        below.plot(
-            places, conditions, ":s", color=color, label=f"{name}: 1 / condition"
-        )
-    above.set_ylabel("PSNR (dB)")
+        middle.plot(places, [p.rank / p.unknowns for p in mine], "-o", color=color)
+        below.plot(places, [point.condition for point in mine], "-s", color=color)
+    names = ("PSNR (dB)", "rank / unknowns", "condition")
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    above.legend(fontsize="small")
+    middle.set_ylim(0, 1.05)
+    below.set_yscale("log")
     below.set_xlabel(AXES[study])
     below.set_xscale("symlog" if study == "training" else "log")
-    below.set_yscale("log")
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    if study == "batches":
+        sizes = sorted({point.x for point in points})
+        below.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        below.minorticks_off()
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
