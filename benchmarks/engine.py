@@ -9,16 +9,8 @@ import numpy as np
 
 from benchmarks import jax_problem, protocol
 from benchmarks.problem_file import Problem
-from invertjax import (
-    attacks,
-    candidates,
-    clients,
-    distances,
-    driver,
-    layout,
-    matching,
-    priors,
-)
+from invertjax import attacks, candidates, clients, distances, driver, matching, priors
+from invertjax.driver import layout
 
 ITERATES = 3
 

@@ -3,10 +3,10 @@
     python -m benchmarks.second_order [--dataset cifar10] [--studies batches ...]
 
 Float64, 16x16 pixels, known labels, one start (grey). Beside the PSNR of every target
-stands what the Jacobian at the true batch says, of the first two: its rank, its
-condition, and under noise the Cramer-Rao value. Studies: batches (1 to 8 images, layer
-by layer; up to four of LeNet are finished by all layers at once), noise, training.
-Writes STUDY.json and STUDY.png into --out.
+stands what the Jacobian of its update at the true batch says (of batches for the first
+two): its rank, its condition, and under noise the Cramer-Rao value. Studies: batches (1
+to 8 images, layer by layer; up to four of LeNet are finished by all layers at once),
+noise, training. Writes STUDY.json and STUDY.png into --out.
 """
 
 import argparse
@@ -24,7 +24,8 @@ import numpy as np  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from benchmarks.worker import ROOT  # noqa: E402
-from experiments import audit, config  # noqa: E402
+from experiments.audit import run as audit  # noqa: E402
+from experiments.settings import config  # noqa: E402
 from invertjax import clients  # noqa: E402
 
 SIDE = 16
@@ -35,13 +36,12 @@ NETWORKS = {
     "narrow GELU network": WIDE | dict(width=8),
     "LeNet": dict(model="lenet"),
 }
-SPECTRA = 2  # targets whose Jacobian is decomposed
 TOLERANCE = 1e-7  # singular values below this share of the largest are rounding
 
 
 class Point(NamedTuple):
-    """One setting. psnr: dB, of every target; rank, condition, crb: means over the
-    first two."""
+    """One setting. psnr: dB, of every target; rank, condition, crb: means over them,
+    of batches over the first two."""
 
     curve: str
     x: float
@@ -58,12 +58,11 @@ def batches(base: dict) -> list[Point]:
     points = []
     for name, model in NETWORKS.items():
         for size in (1, 2, 4, 8):
-            # LeNet is ill-conditioned; with J^T J of 6,144 unknowns it takes hours.
+            # LeNet is ill-conditioned; with J^T J of 6,144 unknowns it takes too long.
             finish = model["model"] == "lenet" and size < 8
             attack = FINISHED if finish else dict(attack="recursive")
-            points.append(
-                _measure(name, size, base | model | attack | dict(batch_size=size))
-            )
+            flags = base | model | attack | dict(batch_size=size)
+            points.append(_measure(name, size, flags, spectra=2))
     return points
 
 
@@ -120,13 +119,16 @@ def spectrum(prepared: audit.Prepared, index: int) -> tuple[np.ndarray, int]:
     return np.sqrt(np.maximum(values, 0)), coordinates
 
 
-def _measure(curve: str, x: float, flags: dict, noise: float = 0.0) -> Point:
+def _measure(
+    curve: str, x: float, flags: dict, noise: float = 0.0, spectra: int | None = None
+) -> Point:
+    """spectra: targets whose Jacobian is decomposed, by default all."""
     prepared, psnr = _prepared(flags), []
     done = audit.run(
         prepared, on_row=lambda row, arrays: psnr.append(float(np.mean(row["psnr"])))
     )
     values, coordinates = zip(
-        *(spectrum(prepared, i) for i in range(min(SPECTRA, len(psnr)))), strict=True
+        *(spectrum(prepared, i) for i in range(len(psnr))[:spectra]), strict=True
     )
     ranks = [int(np.sum(s > TOLERANCE * s[0])) for s in values]
     with np.errstate(divide="ignore"):

@@ -18,8 +18,8 @@ import tempfile
 import time
 
 from benchmarks.worker import ROOT
-from experiments import grid
-from experiments.config import Config
+from experiments.settings.config import Config
+from experiments.sweep import grid
 
 
 def flags(cell: Config) -> list[str]:

@@ -20,17 +20,9 @@ import optax
 
 import models
 from experiments import data
-from invertjax import (
-    candidates,
-    clients,
-    driver,
-    losses,
-    matching,
-    metrics,
-    priors,
-    stopping,
-)
+from invertjax import candidates, clients, driver, losses, matching, metrics, priors
 from invertjax.attacks.inverting_gradients import step_decay
+from invertjax.driver import stopping
 
 SHAPE = (1, 32, 32, 3)
 RULES = {

@@ -20,7 +20,9 @@ from absl import app, flags
 from tqdm import tqdm
 
 import models
-from experiments import baselines, data, defense_flags, report, startup
+from experiments import data
+from experiments.audit import baselines, report
+from experiments.settings import defense_flags
 from invertjax import (
     attacks,
     candidates,
@@ -33,6 +35,7 @@ from invertjax import (
     metrics,
 )
 from invertjax.base import Batch, Client, Params
+from invertjax.cli import startup
 
 
 class Setting(NamedTuple):

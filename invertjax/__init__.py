@@ -8,7 +8,6 @@ from invertjax import attacks as attacks
 from invertjax import base as base
 from invertjax import candidates as candidates
 from invertjax import clients as clients
-from invertjax import convolutions as convolutions
 from invertjax import defenses as defenses
 from invertjax import demixing as demixing
 from invertjax import distances as distances
@@ -23,5 +22,6 @@ from invertjax import priors as priors
 from invertjax import sweep as sweep
 from invertjax.base import Result as Result
 from invertjax.driver import invert as invert
+from invertjax.rewrites import convolutions as convolutions
 
 __version__ = "0.1.0"

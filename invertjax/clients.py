@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import convolutions
 from invertjax.base import Batch, Client, Key, Loss, Params, Update
+from invertjax.rewrites import convolutions
 
 
 def gradient(

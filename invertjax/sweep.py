@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invertjax import driver, layout
+from invertjax import driver
 from invertjax.base import Attack, Key
+from invertjax.driver import layout
 
 
 def product(**axes: Iterable[Any]) -> dict[str, np.ndarray]:

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import candidates, distances, matching, priors, robust
+from invertjax import candidates, distances, matching, priors
 from invertjax.base import Attack, Batch, Candidate, Distance, Update
-from invertjax.levenberg_marquardt import levenberg_marquardt
+from invertjax.solvers import robust
+from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
 
 Softened = Callable[[Batch, jax.Array], Update]
 CHEAP = 24  # steps: J^T J is worth its price once conjugate gradients slow down

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invertjax import convolutions, distances, losses, matching
+from invertjax import distances, losses, matching
 from invertjax.base import Attack, Candidate, Params, Result, Stop, Update
-from invertjax.levenberg_marquardt import levenberg_marquardt
+from invertjax.rewrites import convolutions
+from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
 
 Block = Callable[[Params, jax.Array], jax.Array]
 MARGIN = 1.25  # equations an unknown, below which a block is not solved on its own

@@ -1,0 +1,1 @@
+"""The command that trains a federation and audits it on the way."""

@@ -1,0 +1,1 @@
+"""The command that sets what a defense costs against what it hides."""

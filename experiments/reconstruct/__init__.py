@@ -1,0 +1,1 @@
+"""The command that reconstructs batches from shared updates."""

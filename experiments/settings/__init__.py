@@ -1,0 +1,1 @@
+"""What a person can set: one record a topic, its checks, and its flags."""

@@ -1,0 +1,1 @@
+"""The command that draws the results of a sweep."""

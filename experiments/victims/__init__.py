@@ -1,0 +1,1 @@
+"""The networks under attack, and what they are made of."""

@@ -1,0 +1,1 @@
+"""The kit that every command line is made of."""

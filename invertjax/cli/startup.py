@@ -1,0 +1,56 @@
+"""What every command line does first."""
+
+import logging
+import os
+import pathlib
+
+import jax
+
+from invertjax.driver import memory
+
+
+def quiet_and_cached() -> None:
+    """Silences notices of no use here, and keeps compiled programs between runs.
+
+    The cache is in XDG_CACHE_HOME, by default ~/.cache/invertjax; JAX's own variable
+    JAX_COMPILATION_CACHE_DIR, where set, wins.
+    """
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        cache = pathlib.Path(home) / "invertjax" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    _one_device_per_core()
+
+
+def _one_device_per_core() -> None:
+    """Makes every core of the CPU a device, so that each has a trial of its own.
+
+    Two trials on a core each take half the time of two trials, one after another, on
+    two cores each. JAX_NUM_CPU_DEVICES and XLA_FLAGS, where they say otherwise, win.
+    """
+    if "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", _cores())
+    except RuntimeError:  # JAX has started: a command line called from Python code
+        pass
+
+
+def _cores() -> int:
+    """That this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_limit() -> float | None:
+    """Bytes for each device where they share the host's memory; None elsewhere."""
+    if jax.default_backend() != "cpu" or not hasattr(os, "sysconf"):
+        return None
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory.SHARE * total / jax.local_device_count()

@@ -1,0 +1,15 @@
+"""Runs attacks: many targets and restarts, on all devices, in compiled chunks.
+
+The only package of the library that compiles.
+"""
+
+from invertjax.driver import layout as layout
+from invertjax.driver import stopping as stopping
+from invertjax.driver.programs import Program as Program
+from invertjax.driver.programs import Progress as Progress
+from invertjax.driver.programs import Run as Run
+from invertjax.driver.programs import best as best
+from invertjax.driver.programs import build as build
+from invertjax.driver.programs import failed as failed
+from invertjax.driver.programs import invert as invert
+from invertjax.driver.programs import run as run

@@ -1,0 +1,213 @@
+"""Damped Gauss-Newton steps, as an optax optimiser.
+
+Near an iterate the residual is r + J s, and a step s solves
+
+    (J^T J + damping * mean diag(J^T J)) s = -gradient
+
+(Levenberg 1944; Marquardt 1963). J is never stored: J v is a forward, J^T u a reverse
+derivative. Conjugate gradients solve the system from such products; where they do not
+get there in their budget and the unknowns are few enough, J^T J is computed, column by
+column, from the same products, and its Cholesky factor preconditions what follows, for
+every damping, until it is too old. So its rounding and its age cost iterations, not
+accuracy: in float32 J^T J alone would lose the directions whose singular values are
+below 3e-4 of the largest.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from invertjax.distances import squared_norm
+from invertjax.solvers.conjugate_gradients import Solution, conjugate_gradients, dot
+
+LEAST = 1e-12  # damping; below it float64 sees no difference either
+HOPELESS = 1e4  # damping; a step is then too short to tell from none
+ACCEPTED = 0.1  # share of the predicted decrease that a step must achieve
+
+
+class State(NamedTuple):
+    """What a trial knows after a step.
+
+    damping: `[]`, relative to the mean diagonal of J^T J.
+    gram: `[d, d]`, J^T J where it was last computed; None where it never is.
+    known: `[]` bool, whether it was computed at all.
+    steps: `[]` int32, taken so far.
+    iterations: `[]` int32, of conjugate gradients in all trials so far.
+    stalled: `[]` bool, whether no step decreased the objective.
+    """
+
+    damping: jax.Array
+    gram: Any
+    known: jax.Array
+    steps: jax.Array
+    iterations: jax.Array
+    stalled: jax.Array
+
+
+class _Problem(NamedTuple):
+    """The least-squares problem around one iterate, all flat."""
+
+    push: Callable  # v -> J v, a pytree
+    product: Callable  # v -> J^T J v
+    gradient: jax.Array
+    scale: jax.Array  # of the damping
+
+
+def levenberg_marquardt(
+    *,
+    damping: float = 1e-2,
+    iterations: int = 200,
+    preconditioned: int = 60,
+    dense: int = 6_144,
+    cheap: int = 0,
+    columns: int = 64,
+    tolerance: float = 1e-3,
+    trials: int = 8,
+) -> optax.GradientTransformationExtraArgs:
+    """Levenberg-Marquardt on whatever `residual_fn` says the residual is.
+
+    `update` wants the extra arguments `value` `[]` and `value_fn` `z -> []` (the
+    objective), `residual_fn` `z -> pytree` (the objective's curvature is that of half
+    its sum of squares; its gradient need not be), and `project` `z -> z`. It returns
+    the step after projection, or zero if none of its trials decreased the objective.
+
+    Args:
+      damping: at the start, relative to the mean diagonal of J^T J.
+      iterations: of conjugate gradients in a trial without J^T J; two products each.
+      preconditioned: of conjugate gradients in a trial with it.
+      dense: unknowns up to which J^T J may be computed: d^2 numbers and about d
+        iterations' work.
+      cheap: steps at the start that do without it all the same.
+      columns: of J^T J at once.
+      tolerance: conjugate gradients stop at this share of the gradient's norm.
+      trials: dampings in a step; each is eight times the last.
+    """
+    solve = functools.partial(
+        _solve,
+        iterations=iterations,
+        preconditioned=preconditioned,
+        tolerance=tolerance,
+    )
+
+    def init(params):
+        flat, _ = ravel_pytree(params)
+        side = flat.size
+        return State(
+            damping=jnp.array(damping, flat.dtype),
+            gram=jnp.zeros((side, side), flat.dtype) if side <= dense else None,
+            known=jnp.array(False),
+            steps=jnp.array(0, jnp.int32),
+            iterations=jnp.array(0, jnp.int32),
+            stalled=jnp.array(False),
+        )
+
+    def update(updates, state, params=None, **given):
+        flat, unravel = ravel_pytree(params)
+        residual_fn, gradient = given["residual_fn"], ravel_pytree(updates)[0]
+        problem = _linearised(residual_fn, flat, unravel, gradient)
+        gram, known, first = state.gram, state.known, None
+        if gram is not None:
+            first = solve(problem, gram, known, state.damping)
+            first = first._replace(solved=first.solved | (state.steps < cheap))
+            gram = jax.lax.cond(
+                first.solved,
+                lambda: gram,
+                lambda: _gram(problem.product, flat, columns),
+            )
+            known = known | ~first.solved
+
+        def trial(carry):
+            n, damp, _, _, spent = carry
+            step, used, _ = _unless_done(
+                n, first, lambda: solve(problem, gram, known, damp)
+            )
+            there = given["project"](unravel(flat + step))
+            step = ravel_pytree(there)[0] - flat
+            decrease = given["value"] - given["value_fn"](there)
+            ratio = decrease / _predicted(problem, step)
+            good = ratio > ACCEPTED  # False for NaN, and where no decrease is predicted
+            damp = jnp.where(good, _relaxed(damp, ratio), 8 * damp)
+            return n + 1, damp, step, good, spent + used
+
+        start = (0, state.damping, flat, jnp.array(False), state.iterations)
+        _, damp, step, good, spent = jax.lax.while_loop(
+            lambda carry: (carry[0] < trials) & ~carry[3], trial, start
+        )
+        stalled = ~good & (damp > HOPELESS)
+        damp = jnp.where(stalled, damping, damp)  # the next objective may be another
+        return (
+            unravel(jnp.where(good, step, 0.0)),
+            State(damp, gram, known, state.steps + 1, spent, stalled),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _unless_done(n, first, solve):
+    if first is None:
+        return solve()
+    return jax.lax.cond((n == 0) & first.solved, lambda: first, solve)
+
+
+def _linearised(residual_fn, flat, unravel, gradient):
+    _, push = jax.linearize(lambda v: residual_fn(unravel(v)), flat)
+    pull = jax.linear_transpose(push, flat)
+    # The expectation over random signs of |J signs|^2 is the trace of J^T J.
+    signs = jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype)
+    scale = squared_norm(push(signs)) / flat.size
+    return _Problem(push, lambda v: pull(push(v))[0], gradient, scale)
+
+
+def _gram(product, flat, columns):
+    unit = jnp.eye(flat.size, dtype=flat.dtype)
+    gram = jax.lax.map(product, unit, batch_size=min(columns, flat.size))
+    return 0.5 * (gram + gram.T)
+
+
+def _solve(problem, gram, known, damp, *, iterations, preconditioned, tolerance):
+    """The step, the iterations it took, and whether they were enough."""
+    shift = damp * problem.scale
+
+    def damped(v):
+        return problem.product(v) + shift * v
+
+    def plain():
+        return conjugate_gradients(
+            damped, -problem.gradient, lambda v: v, iterations, tolerance
+        )
+
+    if gram is None:
+        step, used, _ = plain()
+        return Solution(step, used, jnp.array(True))
+
+    def with_gram():
+        factor = jnp.linalg.cholesky(
+            gram + shift * jnp.eye(len(gram), dtype=gram.dtype)
+        )
+
+        def precondition(v):
+            return jax.scipy.linalg.cho_solve((factor, True), v)
+
+        return conjugate_gradients(
+            damped, -problem.gradient, precondition, preconditioned, tolerance
+        )
+
+    return jax.lax.cond(known, with_gram, plain)
+
+
+def _predicted(problem, step):
+    """The decrease of the model; NaN where it is none."""
+    found = -dot(problem.gradient, step) - 0.5 * squared_norm(problem.push(step))
+    return jnp.where(found > 0, found, jnp.nan)
+
+
+def _relaxed(damp, ratio):
+    factor = jnp.select(
+        [ratio > 0.75, ratio > 0.5, ratio > 0.25], [0.05, 0.2, 1.0], 4.0
+    )
+    return jnp.maximum(damp * factor.astype(damp.dtype), LEAST)

@@ -1,0 +1,205 @@
+"""Settings of a federation: what cannot be is refused at once, in one line."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from support import cli, federations
+
+from experiments.federate import epsilon
+from experiments.settings import federation
+from experiments.settings.config import Config
+from experiments.settings.federation import Federation
+from invertjax.defenses import accounting
+
+LOCAL = dict(local_steps=2, local_batch=3)
+
+cheap_compilation = cli.cheap_compilation  # a fixture
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["--clients=0"], ["--clients=0", "1 or more"]),
+        (["--participants=0"], ["--participants=0", "1 or more"]),
+        (["--participants=31"], ["--participants=31", "at most --clients=30"]),
+        (["--rounds=0"], ["--rounds=0", "1 or more"]),
+        (["--evaluate_every=0"], ["--evaluate_every=0", "1 or more"]),
+        (["--rounds=many"], ["rounds", "many"]),
+        (["--server=fedavgn"], ["--server=fedavgn", "did you mean", "fedadam"]),
+        (["--sees=clients"], ["--sees=clients", "'client'", "mean"]),
+        (["--on_nan=dorp"], ["--on_nan=dorp", "'drop'", "stop"]),
+        (["--server_lr=0"], ["--server_lr=0.0", "positive"]),
+        (["--server_lr=nan"], ["--server_lr=nan", "positive"]),
+        (["--partition=idd"], ["--partition=idd", "dirichlet:CONCENTRATION"]),
+        (["--partition=iid:1"], ["--partition=iid:1", "iid"]),
+        (["--partition=dirichlet"], ["--partition=dirichlet", "above 0"]),
+        (["--partition=dirichlet:-1"], ["--partition=dirichlet:-1", "above 0"]),
+        (["--partition=dirichlet:inf"], ["--partition=dirichlet:inf", "above 0"]),
+        (["--partition=by_class:1.5"], ["--partition=by_class:1.5", "above 0"]),
+        (["--audit_rounds=0,x"], ["--audit_rounds=0,x", "whole numbers"]),
+        (["--audit_rounds=61"], ["--audit_rounds=61", "0 to --rounds=60"]),
+        (["--audit_rounds=-1"], ["--audit_rounds=-1", "0 to --rounds"]),
+        # settings that a federation has not
+        (["--train_steps=5"], ["--train_steps=5", "the federation trains"]),
+        (["--checkpoint=c.safetensors"], ["--checkpoint=c", "the federation trains"]),
+        (["--update=u.npz"], ["--update=u.npz", "their own"]),
+        (["--networks=per_target"], ["--networks=per_target", "one network"]),
+        (["--norm=batch", "--model=cnn"], ["--norm=batch", "no buffers"]),
+        (["--local_steps=2", "--batch_size=3"], ["--batch_size=3", "expected 6"]),
+        (["--local_batch=2"], ["--local_batch=2", "--local_steps"]),
+        (["--batch_size=0"], ["--batch_size=0", "1 or more"]),
+        (["--targets=0"], ["--targets=0", "1 or more"]),
+        (["--attack=idgl"], ["--attack=idgl", "'idlg'"]),
+        (["--attack=analytic", "--steps=3"], ["--steps=3", "iterative"]),
+        # what does not go together
+        (["--targets=6"], ["--targets=6", "at most --participants=5"]),
+        (["--targets=2", "--sees=mean"], ["--targets=2", "1 with --sees=mean"]),
+        (
+            ["--attack=analytic", "--batch_size=1", "--sees=mean", "--model=mlp"],
+            ["--sees=mean", "--batch_size=5", "--attack=analytic", "expected 1"],
+        ),
+        (
+            ["--defense=ats:3-1-7", "--defense_known"],
+            ["--defense_known", "--defense=ats", "told"],
+        ),
+        (
+            ["--defense=prune:0.5", "--defense_known", "--sees=mean"],
+            ["--defense_known", "--defense=prune", "--sees=mean"],
+        ),
+        (
+            ["--defense=gaussian:0.5", "--attack=posterior", "--sees=mean"],
+            ["--attack=posterior", "--sees=mean"],
+        ),
+        # data
+        (["--dataset=faecs"], ["--dataset=faecs", "faces"]),
+        (["--split=tset"], ["--split=tset", "test"]),
+        (["--clients=999", "--participants=151"], ["at most 150", "--partition=iid"]),
+        # differential privacy
+        (["--defense=dp_sgd:-1"], ["--defense=dp_sgd:-1", ">= 0"]),
+        (
+            ["--defense=dp_sgd:1", "--batch_size=6"],
+            ["--defense=dp_sgd:1", "5 examples for batches of 6", "--clients"],
+        ),
+        (
+            ["--defense=dp_sgd:1", "--defense=mixup:2"],
+            ["--defense=dp_sgd", "--defense=mixup", "no account of both"],
+        ),
+        (
+            ["--defense=dp_sgd:1", "--local_steps=2", "--local_shuffle"],
+            ["--local_shuffle", "--defense=dp_sgd:1", "--nolocal_shuffle"],
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(args, says, monkeypatch, tmp_path, capsys):
+    def traced(*args):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(jax, "jit", traced)
+    monkeypatch.setattr(jax, "eval_shape", traced)
+    assert federations.run(*args, f"--workdir={tmp_path / 'run'}") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and not any(tmp_path.iterdir())
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    for fragment in says:
+        assert fragment in printed.err
+
+
+def test_folders_that_cannot_take_the_run(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert federations.run(f"--workdir={tmp_path / 'file'}") == 2
+    assert "is a file" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    args = f"--workdir={tmp_path}", "--resume"
+    assert federations.run(*args[:1]) == 2 and "--resume" in capsys.readouterr().err
+    assert federations.run(*args, "--overwrite") == 2
+    assert "exclude each other" in capsys.readouterr().err
+    assert federations.run(*args) == 2 and "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings, sizes",
+    [
+        ({}, (2, None)),
+        (dict(batch_size=3), (3, None)),
+        (LOCAL, (6, 3)),
+        (dict(local_steps=2), (4, 2)),
+        (dict(local_steps=1, batch_size=5), (5, 5)),
+    ],
+)
+def test_a_client_uses_as_many_images_as_its_steps_take(settings, sizes):
+    plan = federation.resolve(Federation())
+    resolved = federation.client(Config(**settings), plan)
+    assert (resolved.batch_size, resolved.local_batch) == sizes
+    assert resolved.networks == "shared" and resolved.targets == 4
+    assert federation.client(Config(model="resnet18"), plan).norm == "group"
+
+
+def test_what_is_attacked():
+    plan = federation.resolve(Federation(participants=3, rounds=9))
+    assert plan.audit_rounds == (0, 9)
+    settings = federation.client(Config(**LOCAL), plan)
+    assert federation.attacked(settings, plan, 3).targets == 3
+    assert federation.attacked(settings, plan, 2).targets == 2
+    plan = federation.resolve(Federation(sees="mean", audit_rounds=(5, 0, 5)))
+    assert plan.audit_rounds == (0, 5)
+    settings = federation.client(Config(**LOCAL), plan)
+    attacked = federation.attacked(settings, plan, 4)
+    assert (attacked.targets, attacked.batch_size) == (1, 24)
+    assert (attacked.local_batch, attacked.local_steps) == (3, 2)
+
+
+@pytest.mark.parametrize("server, rate", [("fedavg", 1.0), ("fedadam", 0.01)])
+@pytest.mark.parametrize("given", [None, 0.3])
+def test_the_servers_first_step(server, rate, given):
+    """Adam's first step is its rate, but for the tau of 1e-3."""
+    plan = federation.resolve(Federation(server=server, server_lr=given))
+    made = federation.server(plan, local_steps=1)
+    update = np.full(2, 10.0)
+    step, _ = made.update(update, made.init(update), update)
+    size = (rate if given is None else given) * (10 if server == "fedavg" else 1)
+    np.testing.assert_allclose(step, -size, rtol=2e-4)
+    if server == "fedavg" and given is None:  # gradients
+        step, _ = federation.server(plan, 0).update(update, made.init(update), update)
+        np.testing.assert_allclose(step, -0.5)
+
+
+def test_epsilon_is_that_of_the_client_with_most_to_lose():
+    """Ten rounds of two of five clients; two local steps of batches of two."""
+    plan = federation.resolve(Federation(clients=3, participants=2))
+    defense = ("dp_sgd:1.5", "clip:1")
+    settings = Config(defense=defense, local_steps=2, local_batch=2)
+    settings = federation.client(settings, plan)
+    sizes = [9, 4, 0, 17, 6, 5]
+    partition = [np.arange(size) for size in sizes]
+    epsilon.check(settings, partition)
+    spent = epsilon.epsilon(settings, partition, 2, 10)
+    draws = [
+        set(epsilon.federated.clients_of(r, sizes, 2, 0).tolist()) for r in range(10)
+    ]
+    most = max(sum(client in ids for ids in draws) for client in range(6))
+    assert 4 < most < 10
+    expected = accounting.epsilon(
+        1.5, steps=2 * most, delta=1e-5, batch_size=2, examples=4
+    )
+    assert spent == {"epsilon": expected, "delta": 1e-5} and 0 < expected < 100
+    assert epsilon.epsilon(settings, partition, 2, 0)["epsilon"] == 0
+    silent = federation.client(Config(defense=("dp_sgd:0",)), plan)
+    assert epsilon.epsilon(silent, partition, 2, 1)["epsilon"] is None
+    assert epsilon.epsilon(federation.client(Config(), plan), partition, 2, 1) == {}
+
+
+def test_epsilon_is_in_rows_and_summary(tmp_path, capsys):
+    args = (*federations.SMALL, "--rounds=2", "--evaluate_every=1", "--audit_rounds=")
+    args += ("--defense=dp_sgd:2,0.1", "--clients=3", "--participants=3")
+    assert federations.run(*args, f"--workdir={tmp_path}") == 0
+    rows = cli.rows(tmp_path)
+    spent = [row["epsilon"] for row in rows]
+    assert spent[0] == 0 < spent[1] < spent[2]
+    assert spent[2] == pytest.approx(
+        accounting.epsilon(2.0, steps=2, delta=1e-5, batch_size=2, examples=50)
+    )
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["epsilon"] == spent[2] and summary["delta"] == 1e-5
+    assert f"epsilon {spent[2]:.3g} at delta 1e-05" in capsys.readouterr().out

@@ -1,0 +1,294 @@
+"""Clients against plain autodiff, Python loops and hand-computed visits of rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support import toy
+
+from invertjax import clients
+
+PLAIN = functools.partial(clients.gradient, matrix_products=False)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return toy.init(0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return toy.soft(toy.batch(1, size=4))
+
+
+def assert_close(actual, expected, relative):
+    """Every leaf to `relative` of its largest entry."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        scale = float(jnp.max(jnp.abs(e)))
+        np.testing.assert_allclose(a, e, rtol=0, atol=relative * scale)
+
+
+@pytest.mark.parametrize("labels", ["integers", "probabilities"])
+def test_gradient_is_that_of_the_loss(params, labels):
+    batch = toy.batch(1, size=4)
+    batch = toy.soft(batch) if labels == "probabilities" else batch
+    shared = jax.jit(clients.gradient(toy.loss_fn))(params, batch, jax.random.key(2))
+    expected = jax.jit(jax.grad(toy.loss_fn))(params, batch)
+    assert_close(shared, expected, 1e-6)  # the same operations
+
+
+def matching_loss(client, params, batch):
+    """|client(batch) - v|^2 against an update v that it is far from."""
+    update = client(params, batch, jax.random.key(2))
+    return optax.tree.norm(jax.tree.map(lambda u: u - 0.1, update), squared=True)
+
+
+def local(loss_fn, **options):
+    return clients.local_sgd(loss_fn, optax.sgd(0.5), steps=3, batch_size=2, **options)
+
+
+@pytest.mark.parametrize("make", [PLAIN, local], ids=["gradient", "local_sgd"])
+def test_derivative_rules_equal_plain_autodiff(params, batch, make):
+    def derivative(rule):
+        client = make(toy.loss_fn, rule=rule)
+        loss = functools.partial(matching_loss, client)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, batch)
+
+    plain = derivative("plain")
+    for rule in ("linearised", "recomputed"):
+        fast = derivative(rule)
+        # Equal but for the order of rounding: some float32 eps of 1.2e-7.
+        assert_close(fast, plain, 2e-6)
+        assert float(jnp.abs(fast[1]["label"]).max()) > 1e-3
+
+
+def test_the_linearised_rule_takes_seven_forward_passes():
+    """As XLA counts the work of ten equal dense layers."""
+    kernels = [jnp.eye(64)] * 10
+    image = jnp.ones((256, 64))
+
+    def loss_fn(kernels, batch):
+        features = batch["image"]
+        for kernel in kernels:
+            features = jnp.sin(features @ kernel)
+        return jnp.mean(features)
+
+    def match(kernels, image):
+        client = clients.gradient(loss_fn)
+        return matching_loss(client, kernels, {"image": image})
+
+    def flops(fun, *args):
+        return jax.jit(fun).lower(*args).compile().cost_analysis()["flops"]
+
+    forward = flops(loss_fn, kernels, {"image": image})
+    # A little less: the first layer's input is no function of the params.
+    step = flops(jax.grad(match, argnums=1), kernels, image)
+    assert 6.5 * forward < step < 7.1 * forward
+
+
+def test_integer_labels_pass_through_local_steps(params):
+    batch = toy.batch(1, size=4)
+
+    @jax.jit
+    @jax.grad
+    def derivative(image, label):
+        client = local(toy.loss_fn)
+        return matching_loss(client, params, {"image": image, "label": label})
+
+    onehot = jax.nn.one_hot(batch["label"], toy.CLASSES)
+    whole = derivative(batch["image"], batch["label"])
+    assert_close(whole, derivative(batch["image"], onehot), 1e-6)
+
+
+def test_one_step_of_sgd_shares_the_scaled_gradient(params, batch):
+    client = clients.local_sgd(toy.loss_fn, optax.sgd(0.25), steps=1)
+    update = jax.jit(client)(params, batch, jax.random.key(2))
+    gradient = jax.jit(jax.grad(toy.loss_fn))(params, batch)
+    for u, g in zip(jax.tree.leaves(update), jax.tree.leaves(gradient), strict=True):
+        # params - (params - u) rounds twice, at the size of the params: below 1 here.
+        np.testing.assert_allclose(u, 0.25 * g, rtol=1e-6, atol=2**-23)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(0.5, momentum=0.9), optax.adam(0.05)],
+    ids=["momentum", "adam"],
+)
+def test_scan_equals_a_python_loop(params, batch, optimizer):
+    client = clients.local_sgd(toy.loss_fn, optimizer, steps=4, batch_size=2)
+
+    def unrolled(params, batch, key):
+        del key
+        now, state = params, optimizer.init(params)
+        for rows in ([0, 1], [2, 3], [0, 1], [2, 3]):
+            mini = {name: batch[name][jnp.array(rows)] for name in batch}
+            grads = jax.grad(toy.loss_fn)(now, mini)
+            delta, state = optimizer.update(grads, state, now)
+            now = optax.apply_updates(now, delta)
+        return jax.tree.map(jnp.subtract, params, now)
+
+    def both(client):
+        def loss(batch):
+            update = client(params, batch, jax.random.key(2))
+            return optax.tree.norm(update, squared=True), update
+
+        return jax.grad(loss, has_aux=True)(batch)
+
+    jitted = jax.jit(both, static_argnums=0)
+    assert_close(jitted(client), jitted(unrolled), 1e-5)  # four steps of rounding
+
+
+def visits(keys, size, **options):
+    """`[keys, 8, size]`: how often each local step uses each row of the batch.
+
+    The gradient of sum(rows @ p) counts the rows of one-hot "images". Step i has the
+    learning rate 4^i, so that the digits of the update in base 4 are the counts.
+    """
+    client = clients.local_sgd(
+        lambda params, batch: jnp.sum(batch["image"] @ params),
+        optax.sgd(lambda step: 4.0**step),
+        **options,
+    )
+    every = jax.jit(jax.vmap(client, in_axes=(None, None, 0)))
+    keys = jax.random.clone(keys)  # tests may share one: the order of the batch is none
+    updates = every(jnp.zeros(size), {"image": jnp.eye(size)}, keys).astype(int)
+    return np.stack([updates // 4**step % 4 for step in range(8)], axis=1)
+
+
+KEY = jax.random.key(0)[None]
+
+
+def test_steps_take_the_rows_in_turn_modulo_the_batch():
+    (counts,) = visits(KEY, 3, steps=3, batch_size=2)
+    np.testing.assert_array_equal(counts[:3], [[1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    assert not counts[3:].any()
+
+
+@pytest.mark.parametrize(
+    "options, steps",
+    [
+        ({"epochs": 2}, 2),
+        ({"epochs": 2, "batch_size": 3}, 4),  # ceil(5 / 3) = 2 steps an epoch
+        ({"epochs": 1, "batch_size": 1}, 5),
+        ({"steps": 3}, 3),
+    ],
+)
+def test_budget_in_steps_or_epochs(options, steps):
+    rows = options.get("batch_size", 5)
+    (counts,) = visits(KEY, 5, **options)
+    np.testing.assert_array_equal(counts.sum(1), [rows] * steps + [0] * (8 - steps))
+
+
+def test_shuffling_visits_every_row_once_an_epoch():
+    keys = jax.vmap(jax.random.key)(jnp.array([0, 1, 2, 0]))
+    options = {"epochs": 4, "batch_size": 2, "shuffle": True}
+    orders = visits(keys, 4, **options).reshape(4, 4, 2, 4)  # key, epoch, step, row
+    np.testing.assert_array_equal(orders.sum(2), 1)
+    # There are 6 ways to halve 4 rows: 4 epochs are all alike with a chance of 1/216.
+    assert len({epoch.tobytes() for epoch in orders[0]}) > 1
+    assert len({order.tobytes() for order in orders[:3]}) == 3
+    np.testing.assert_array_equal(orders[3], orders[0])
+
+
+def test_the_program_does_not_grow_with_the_steps(params, batch):
+    def equations(steps):
+        client = clients.local_sgd(toy.loss_fn, optax.adam(0.1), steps=steps)
+        loss = jax.grad(functools.partial(matching_loss, client, params))
+        return str(jax.make_jaxpr(loss)(batch)).count(" = ")
+
+    assert equations(2) == equations(20) > 10
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "one of steps=None and epochs=None"),
+        ({"steps": 1, "epochs": 1}, "one of steps=1 and epochs=1"),
+        ({"steps": 0}, "steps=0 >= 1"),
+        ({"epochs": 0}, "epochs=0 >= 1"),
+        ({"steps": 1, "batch_size": 0}, "batch_size=0 >= 1"),
+    ],
+)
+def test_impossible_budgets(options, message):
+    with pytest.raises(ValueError, match=message):
+        clients.local_sgd(toy.loss_fn, optax.sgd(0.1), **options)
+
+
+def test_more_rows_than_there_are(params, batch):
+    client = clients.local_sgd(toy.loss_fn, optax.sgd(0.1), steps=1, batch_size=5)
+    with pytest.raises(ValueError, match="batch_size=5 <= 4"):
+        client(params, batch, jax.random.key(0))
+
+
+def test_a_loss_must_be_a_scalar(params, batch):
+    client = clients.gradient(lambda params, batch: toy.apply(params, batch["image"]))
+    with pytest.raises(ValueError, match=r"scalar, got shape \(4, 3\)"):
+        client(params, batch, jax.random.key(0))
+
+
+def test_forward_mode_needs_plain_autodiff(params, batch):
+    def along(client):
+        def shared(image):
+            return toy.at(params, client)({**batch, "image": image})["last"]["bias"]
+
+        image = batch["image"]
+        return jax.jit(lambda: jax.jvp(shared, (image,), (image,))[1]).lower().out_info
+
+    assert along(clients.gradient(toy.loss_fn, rule="plain")).shape == (toy.CLASSES,)
+    with pytest.raises(TypeError, match="forward-mode"):
+        along(clients.gradient(toy.loss_fn))
+
+
+def test_a_client_at_a_key_may_be_called_again(params, batch):
+    client = clients.local_sgd(
+        toy.loss_fn, optax.sgd(0.1), epochs=1, batch_size=1, shuffle=True
+    )
+    share = clients.at(client, params, jax.random.key(3))
+    twice = jax.jit(lambda batch: (share(batch), share(batch)))
+    jax.tree.map(np.testing.assert_array_equal, *twice(batch))
+
+
+def test_a_loss_may_close_over_arrays_of_a_vmap(params, batch):
+    @jax.grad
+    def derivative(image, scale):
+        def loss_fn(params, batch):
+            return toy.loss_fn(params, {**batch, "image": scale * batch["image"]})
+
+        client = clients.gradient(loss_fn)
+        return matching_loss(client, params, {**batch, "image": image})
+
+    scales = jnp.array([1.0, 2.0])
+    together = jax.jit(jax.vmap(derivative, in_axes=(None, 0)))
+    alone = jax.jit(derivative)
+    expected = jnp.stack([alone(batch["image"], scale) for scale in scales])
+    assert_close(together(batch["image"], scales), expected, 1e-5)
+    assert float(jnp.abs(expected[0] - expected[1]).max()) > 1e-3
+
+
+def _noisy(params, batch, key):
+    return jax.random.normal(key, params.shape) + 0 * batch["image"].sum()
+
+
+def test_every_local_step_has_its_own_key():
+    """20,000 draws: the sum of 4 equal ones has the standard deviation 4, not 2."""
+    client = clients.local(_noisy, optax.sgd(1.0), steps=4)
+    update = client(jnp.zeros(20_000), {"image": jnp.ones(3)}, jax.random.key(0))
+    assert update.std() == pytest.approx(2, rel=0.03)
+
+
+def test_randomised_draws_what_the_batch_does_not_bring():
+    def client(params, batch, key):
+        return params * batch["scale"] + batch["image"]
+
+    drawing = clients.randomised(
+        client, lambda key, batch: {"scale": jax.random.normal(key)}
+    )
+    batch, keys = {"image": jnp.ones(2)}, jax.random.split(jax.random.key(0), 2)
+    one, two = (drawing(jnp.ones(2), batch, key) for key in keys)
+    assert abs(one[0] - two[0]) > 1e-3
+    known = drawing(jnp.ones(2), {**batch, "scale": 3.0}, jax.random.key(1))
+    np.testing.assert_array_equal(known, [4, 4])
