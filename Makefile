@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test slow bench peers lint wheel clean
+.PHONY: install demo test test-library slow bench peers lint wheel clean
 
 install: .venv/.installed
 
@@ -24,6 +24,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=8
+
+# The library's own tests, by themselves.
+test-library: install
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=8 tests/invertjax
 
 slow: install
 	$(BIN)/python -m pytest -q -m slow

@@ -8,6 +8,7 @@ for intermediate results. The last line compares chunks with one uninterrupted l
 """
 
 import sys
+from typing import Any
 
 import jax
 
@@ -82,7 +83,8 @@ class Contestant:
 
     @property
     def megabytes(self) -> float:
-        return self.program.advance.memory_analysis().temp_size_in_bytes / 1e6
+        found: Any = self.program.advance.memory_analysis()
+        return found.temp_size_in_bytes / 1e6
 
 
 def compare(size, alternatives) -> str:

@@ -120,7 +120,7 @@ def load(problem: Problem) -> protocol.Runner:
         return done.seconds, driver.best(done.results).batch["image"]
 
     # A closed form is finished once it has started: nothing to count there.
-    flops = program.advance.cost_analysis().get("flops", 0.0)
+    flops = (program.advance.cost_analysis() or {}).get("flops", 0.0)
     facts = {
         "seconds_compile": seconds_compile,
         # XLA counts the body of a loop once: one iteration of the trials at once.

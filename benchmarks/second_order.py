@@ -25,8 +25,11 @@ from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from benchmarks.worker import ROOT  # noqa: E402
 from experiments.audit import run as audit  # noqa: E402
-from experiments.settings import config  # noqa: E402
-from invertjax import clients  # noqa: E402
+from experiments.audit.prepare import Ready  # noqa: E402
+from experiments.settings import settings  # noqa: E402
+from invertjax.auditing import Watch, programs, run  # noqa: E402
+from invertjax.cli import defense_text  # noqa: E402
+from invertjax.driver import Cache  # noqa: E402
 
 SIDE = 16
 WIDE = dict(model="cnn", width=32, activation="gelu")
@@ -69,10 +72,11 @@ def batches(base: dict) -> list[Point]:
 def noise(base: dict) -> list[Point]:
     """Noise as a share of the root mean square of the update's coordinates."""
     base = {**base, **WIDE}
-    rms = float(np.mean(_prepared(base).scene.trials["rms"]))
+    rms = float(np.mean(_ready(base).prepared.situation.trials["rms"]))
     points = []
     for share in (1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0):
-        defense = {"defense": (f"gaussian:{share * rms!r}",), "defense_known": True}
+        law = defense_text.parse(f"gaussian:{share * rms!r}")
+        defense = {"defense": (law,), "defense_known": True}
         points.append(_measure("noise", share, {**base, **defense}, share * rms))
     return points
 
@@ -93,13 +97,12 @@ AXES = {
 }
 
 
-def spectrum(prepared: audit.Prepared, index: int) -> tuple[np.ndarray, int]:
+def spectrum(prepared: run.Prepared, index: int) -> tuple[np.ndarray, int]:
     """The singular values of a target's Jacobian at its true batch, largest first, and
     the number of coordinates of its update."""
-    stage = prepared.scene
+    stage = prepared.situation
     trial = jax.tree.map(lambda leaf: leaf[index], stage.trials)
-    params = trial.get("params", stage.shared.get("params"))
-    client = clients.at(stage.simulate(prepared.config), params, jax.random.key(0))
+    client = programs.share_of(stage, prepared.plan.row, trial)
     truth = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), stage.truth)
     flat, unravel = ravel_pytree(truth["image"])
 
@@ -123,12 +126,11 @@ def _measure(
     curve: str, x: float, flags: dict, noise: float = 0.0, spectra: int | None = None
 ) -> Point:
     """spectra: targets whose Jacobian is decomposed, by default all."""
-    prepared, psnr = _prepared(flags), []
-    done = audit.run(
-        prepared, on_row=lambda row, arrays: psnr.append(float(np.mean(row["psnr"])))
-    )
+    ready, psnr = _ready(flags), []
+    watch = Watch(update=lambda row, arrays: psnr.append(float(np.mean(row["psnr"]))))
+    done = run.attack(ready.keys, ready.prepared, watch=watch, cache=Cache())
     values, coordinates = zip(
-        *(spectrum(prepared, i) for i in range(len(psnr))[:spectra]), strict=True
+        *(spectrum(ready.prepared, i) for i in range(len(psnr))[:spectra]), strict=True
     )
     ranks = [int(np.sum(s > TOLERANCE * s[0])) for s in values]
     with np.errstate(divide="ignore"):
@@ -146,7 +148,7 @@ def _measure(
         rank=float(np.mean(ranks)),
         condition=float(np.exp(np.mean(np.log(condition)))),
         crb=float(np.mean(-10 * np.log10(errors))) if errors else None,
-        seconds=done["seconds_run"],
+        seconds=done.seconds_run,
     )
     print(_line(point), file=sys.stderr, flush=True)
     return point
@@ -162,9 +164,8 @@ def _line(point):
     )
 
 
-def _prepared(flags: dict[str, Any]) -> audit.Prepared:
-    resolved = config.resolve(config.Config(**flags))
-    return audit.prepare(resolved, audit.read(resolved))
+def _ready(flags: dict[str, Any]) -> Ready:
+    return audit.ready(settings.resolve(flags), cache=Cache())
 
 
 def draw(study: str, points: list[Point], path: pathlib.Path) -> None:

@@ -7,7 +7,6 @@ each (compiled programs cached, as users have them), and prints the ratio of the
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -18,25 +17,26 @@ import tempfile
 import time
 
 from benchmarks.worker import ROOT
-from experiments.settings.config import Config
+from experiments.settings import settings
+from experiments.settings.settings import Settings
 from experiments.sweep import grid
 
 
-def flags(cell: Config) -> list[str]:
-    """The command line of one cell."""
+def flags(cell: Settings) -> list[str]:
+    """Returns the command line of one cell, without the control of a single run."""
     found = []
-    for field in dataclasses.fields(cell):
-        value = getattr(cell, field.name)
-        if field.name == "defense":
-            found += [f"--defense={text}" for text in value]
+    for name, value in (settings.flat(cell) | {"null_control": False}).items():
+        if isinstance(value, tuple):
+            found += [f"--{name}={text}" for text in value]
         elif isinstance(value, bool):
-            found.append(f"--{'' if value else 'no'}{field.name}")
+            found.append(f"--{'' if value else 'no'}{name}")
         elif value is not None:
-            found.append(f"--{field.name}={value}")
+            found.append(f"--{name}={value}")
     return found
 
 
 def seconds(*command: str) -> float:
+    """Returns how long a command takes, in a process of its own."""
     begin = time.perf_counter()
     full = [sys.executable, "-m", *command]
     subprocess.run(full, cwd=ROOT, check=True, capture_output=True)
@@ -58,7 +58,7 @@ def main() -> None:
         alone = [
             seconds(
                 "experiments.reconstruct",
-                *flags(dataclasses.replace(cell, null_control=False)),
+                *flags(cell),
                 f"--workdir={folder}/{i}",
             )
             for i, cell in enumerate(chosen)

@@ -1,4 +1,4 @@
-"""The main job in two minutes: four photographs, one gradient, several defenses.
+"""The main job in a minute: four photographs, one gradient, several defenses.
 
     python -m experiments.demo
 
@@ -7,35 +7,39 @@ and shares it, plain or defended. The engine reconstructs the batch from what wa
 shared. Writes demo.png and demo.json into --workdir, after every setting.
 """
 
+import dataclasses
 import json
 import pathlib
-import time
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from tqdm import tqdm
+from absl import flags
 
+import invertjax
 import models
 from experiments import data
-from experiments.audit import baselines, report
-from experiments.settings import defense_flags
-from invertjax import (
-    attacks,
-    candidates,
-    clients,
-    defenses,
-    distances,
-    driver,
-    labels,
-    losses,
-    metrics,
-)
-from invertjax.base import Batch, Client, Params
-from invertjax.cli import startup
+from invertjax import clients, driver, labels, losses, metrics
+from invertjax.auditing import Keys, Report, Watch, controls, verdicts
+from invertjax.base import Loss, Params
+from invertjax.cli import command, defense_text, run_folder, setting, startup
+from invertjax.cli.progress import Bar
+from invertjax.cli.setting import setting as line
+from invertjax.reports import pictures, text
+
+# A smooth activation needs less of the prior than the default.
+NUMBERS = {"total_variation": 1e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """What can be set."""
+
+    workdir: str = line("Folder of the results.", default="runs/demo")
+    steps: int = line("Iterations of the attack.", default=600, at_least=1)
+    seed: int = line("Of network and attack.", default=0, at_least=0)
 
 
 class Setting(NamedTuple):
@@ -56,150 +60,169 @@ SETTINGS = (
 )
 
 
-def run(steps: int, seed: int, on_steps: Callable, on_result: Callable) -> None:
-    """Attacks every setting.
+class Result(NamedTuple):
+    """What came of one setting; labels: the share that the update gives away itself."""
+
+    report: Report
+    labels: float
+
+
+class Victim(NamedTuple):
+    """The network, its batch `[1, B, ...]`, and public images."""
+
+    loss_fn: Loss
+    params: Params
+    batches: dict[str, np.ndarray]
+    public: dict[str, np.ndarray]
+    num_classes: int
+
+
+def run(
+    steps: int,
+    seed: int,
+    on_steps: Callable[[driver.Progress], None],
+    on_result: Callable[[Setting, Result], None],
+) -> None:
+    """Audits every setting.
 
     Args:
       steps: iterations of the attack.
       seed: of network, noise and attack.
-      on_steps: told `driver.Progress`, once in a while.
-      on_result: told `(setting, score, images)` as each is there.
+      on_steps: told a `driver.Progress`, once in a while.
+      on_result: told a setting and what came of it, as it is there.
     """
-    held = data.load("photos", "test", limit=4)
-    public = data.load("photos", "train", limit=256)
+    key = jax.random.key(seed)
+    victim, cache = _victim(key), driver.Cache()
+    for known in (False, True):
+        some = [setting for setting in SETTINGS if setting.known == known]
+        for i, one in enumerate(some):
+            keys, probe_key = _keys(key, i, len(some), seed)
+            report = invertjax.audit(
+                keys,
+                victim.loss_fn,
+                victim.params,
+                batches=victim.batches,
+                attack="inverting_gradients",
+                protection=[defense_text.parse(name) for name in one.defense],
+                protection_known=one.known,
+                num_classes=victim.num_classes,
+                public=victim.public,
+                steps=steps,
+                numbers=NUMBERS,
+                control=False,
+                watch=Watch(on_steps),
+                cache=cache,
+            )
+            recall = _label_recall(probe_key, victim, keys, one)
+            on_result(one, Result(report, recall))
+
+
+def _victim(key: jax.Array) -> Victim:
+    held, public = _photographs()
     net = models.build(
         "cnn",
         image_shape=held.images.shape[1:],
         num_classes=held.num_classes,
         activation="gelu",
     )
-    key = jax.random.key(seed)
     params, buffers = jax.jit(net.init)(key)
     loss_fn = losses.classification(
         lambda params, images: net.apply(params, buffers, images, True)[0]
     )
-    scene = _Scene(
-        clients.gradient(loss_fn),
-        params,
-        {"image": jnp.asarray(held.images), "label": jnp.asarray(held.labels)},
-        {"image": public.images[None], "label": public.labels[None]},
-        held.num_classes,
+    batches = {"image": held.images[None], "label": held.labels[None]}
+    known = {"image": public.images, "label": public.labels}
+    return Victim(loss_fn, params, batches, known, held.num_classes)
+
+
+def _photographs() -> tuple[data.Dataset, data.Dataset]:
+    """Returns the batch, and other photographs."""
+    return data.load("photos", "test", limit=4), data.load("photos", "train", limit=256)
+
+
+def _keys(key: jax.Array, i: int, count: int, seed: int) -> tuple[Keys, jax.Array]:
+    """Returns the keys of setting i of `count`, and one to probe labels with."""
+    noise, attack, probe = jax.random.split(jax.random.fold_in(key, 1), 3)
+    trial = jax.random.split(attack, (count, 1))[i : i + 1]
+    own = jax.random.fold_in(noise, i)[None]
+    unused = jax.random.clone(own)
+    keys = Keys(own, unused, trial, jax.random.clone(trial), unused[0], seed)
+    return keys, jax.random.fold_in(probe, i)
+
+
+def _label_recall(key: jax.Array, victim: Victim, keys: Keys, one: Setting) -> float:
+    """Returns the share of the labels that the update gives away by itself."""
+    batch = {name: leaf[0] for name, leaf in victim.batches.items()}
+    client = clients.gradient(victim.loss_fn)
+    chain = invertjax.defenses.protection.chained(
+        [defense_text.parse(name) for name in one.defense]
     )
-    for known in (False, True):
-        settings = [setting for setting in SETTINGS if setting.known == known]
-        _attack(scene, settings, steps, key, on_steps, on_result)
+    size = len(batch["label"])
 
-
-class _Scene(NamedTuple):
-    """The client, what it trains on, and public images `[1, P, ...]`."""
-
-    client: Client
-    params: Params
-    batch: Batch
-    public: Batch
-    num_classes: int
-
-    def share(self, setting, key):
-        """The update that the client shares under a defense."""
-        specs = defense_flags.specs(setting.defense)
-        defended = defenses.defend(self.client, defense_flags.chained(specs))
-        return jax.device_get(jax.jit(defended)(self.params, self.batch, key))
-
-    def label_recall(self, update, key):
-        """Share of the labels that can be read off an update (not used below)."""
-        size = len(self.batch["label"])
-
-        @jax.jit
-        def read(update):
-            counts = labels.recover(
-                key,
-                self.client,
-                self.params,
-                update,
-                batch_size=size,
-                num_classes=self.num_classes,
-                probe_batches=self.public,
-            )
-            guess = labels.from_counts(counts, size)
-            return metrics.label_recall(self.batch["label"], guess, self.num_classes)
-
-        return float(read(update))
-
-
-def _attack(scene, settings, steps, key, on_steps, on_result):
-    """One compiled program for all settings of an attacker's knowledge."""
-    noise_key, attack_key, probe_key = jax.random.split(jax.random.fold_in(key, 1), 3)
-    distance = distances.cosine
-    if settings[0].known:
-        distance = distances.masked(distance)
-
-    def make_attack(params, update):
-        return attacks.inverting_gradients(
-            clients.at(scene.client, params, key),
+    @jax.jit
+    def recall(params: Params, own: jax.Array) -> jax.Array:
+        update = invertjax.defenses.defend(client, chain)(params, batch, own)
+        counts = labels.recover(
+            key,
+            client,
+            params,
             update,
-            candidates.pixels(scene.batch["image"].shape, scene.batch["label"]),
-            steps=steps,
-            total_variation=1e-2,  # a smooth activation needs less than the default
-            distance=distance,
+            batch_size=size,
+            num_classes=victim.num_classes,
+            probe_batches={name: leaf[None] for name, leaf in victim.public.items()},
         )
+        guess = labels.from_counts(counts, size)
+        return metrics.label_recall(batch["label"], guess, victim.num_classes)
 
-    rows, recalls = [], []
-    for i, setting in enumerate(settings):
-        rows.append(scene.share(setting, jax.random.fold_in(noise_key, i)))
-        recalls.append(scene.label_recall(rows[-1], jax.random.fold_in(probe_key, i)))
-    updates = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    keys = jax.random.split(attack_key, (len(settings), 1))
-    program = driver.build(make_attack, scene.params, updates, keys)
-    clock = [time.perf_counter()]
-
-    def on_group(rows, results):
-        clock.append(time.perf_counter())
-        seconds = (clock[-1] - clock[-2]) / len(rows)  # they ran side by side
-        batches = driver.best(results).batch
-        for i, row in enumerate(rows):
-            found = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
-            score = metrics.score(found, scene.batch)
-            images = np.clip(np.asarray(found["image"])[score["order"]], 0, 1)
-            score = {**score, "labels": recalls[row], "seconds": seconds}
-            on_result(settings[row], score, images)
-
-    driver.run(
-        program, scene.params, updates, keys, on_chunk=on_steps, on_group=on_group
-    )
+    return float(recall(victim.params, keys.clients[0]))
 
 
 class _Record:
     """What is there so far: written after every setting, printed at the end."""
 
-    def __init__(self, out: pathlib.Path, held, null: float):
+    def __init__(self, out: pathlib.Path, held: data.Dataset, null: float):
         self.out, self.held, self.null = out, held, null
-        self.scores, self.images = {}, {}
+        self.results: dict[Setting, Result] = {}
 
-    def add(self, setting: Setting, score: dict, images: np.ndarray) -> None:
-        self.scores[setting], self.images[setting] = score, images
-        rows = [("original", self.held.images, list(self.held.class_names[:4]))]
-        for done in filter(self.scores.get, SETTINGS):
-            captions = [f"{value:.1f} dB" for value in self.scores[done]["psnr"]]
-            rows.append((done.title, self.images[done], captions))
-        report.grid(rows).save(self.out / "demo.png")
-        content = {s.title: {**s._asdict(), **self.scores[s]} for s in self.scores}
+    def add(self, one: Setting, result: Result) -> None:
+        self.results[one] = result
+        rows: list[Any] = [
+            ("original", self.held.images, list(self.held.class_names[:4]))
+        ]
+        content: dict[str, Any] = {}
+        for done in filter(self.results.get, SETTINGS):
+            found = self.results[done].report
+            psnr = found.rows[0]["psnr"]
+            captions = [f"{value:.1f} dB" for value in psnr]
+            rows.append((done.title, found.arrays[0]["image"], captions))
+            content[done.title] = {**done._asdict(), **_scores(self.results[done])}
         content["mean image"] = {"psnr": self.null}
-        (self.out / "demo.json").write_text(json.dumps(content, indent=2))
+        files = {
+            "demo.png": pictures.png(pictures.grid(rows)),
+            "demo.json": json.dumps(content, indent=2).encode(),
+        }
+        run_folder.write_all(self.out, files)
 
     def text(self) -> str:
         header = ("defense", "PSNR dB", "min", "max", "SSIM", "labels*", "s", "verdict")
         lines = []
-        for setting in filter(self.scores.get, SETTINGS):
-            score = self.scores[setting]
+        for one in filter(self.results.get, SETTINGS):
+            score = _scores(self.results[one])
             psnr = score["psnr"]
-            verdict = report.verdict(float(np.mean(psnr)), self.null, "known")
+            verdict = verdicts.verdict(float(np.mean(psnr)), self.null, "known")
             numbers = [np.mean(psnr), min(psnr), max(psnr)]
             cells = [f"{value:.1f}" for value in numbers]
             cells += [f"{np.mean(score['ssim']):.2f}", f"{score['labels']:.0%}"]
             cells += [f"{score['seconds']:.0f}", verdict.split(":")[0]]
-            lines.append((setting.title, *cells))
+            lines.append((one.title, *cells))
         lines.append(("(mean of other images)", f"{self.null:.1f}", *[""] * 6))
-        return report.table(lines, header)
+        return text.table(lines, header)
+
+
+def _scores(result: Result) -> dict[str, Any]:
+    row = result.report.rows[0]
+    kept = {name: row[name] for name in ("mse", "psnr", "ssim")}
+    seconds = result.report.facts["seconds_run"]
+    return {**kept, "labels": result.labels, "seconds": seconds}
 
 
 GIVEN = """The attacker was given one client's update, the model (untrained), the labels
@@ -208,37 +231,33 @@ is not reconstructed here may still fall to a stronger attack.
 * share of the labels that the update gives away by itself, with public images."""
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    out, steps, seed = pathlib.Path(_WORKDIR.value), _STEPS.value, _SEED.value
+def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    out.mkdir(parents=True, exist_ok=True)
-    held = data.load("photos", "test", limit=4)
-    public = data.load("photos", "train", limit=256).images
-    guesses = baselines.guesses({"image": held.images[None]}, public, seed)
+    return command.run(argv, __doc__ or "", _define, _run)
+
+
+def _define(values: flags.FlagValues) -> None:
+    setting.define(Demo, values)
+
+
+def _run(values: flags.FlagValues) -> int:
+    asked = setting.from_flags(Demo, values)
+    out = pathlib.Path(asked.workdir)
+    run_folder.check_writable(out, f"--workdir={out}")
+    held, public = _photographs()
+    guesses = controls.guesses({"image": held.images[None]}, public.images, asked.seed)
     record = _Record(out, held, guesses["mean_image"]["psnr_mean"])
-    with tqdm(
-        total=len(SETTINGS) * steps, unit="it", desc="inverting", disable=None
-    ) as bar:
+    with Bar("inverting", total=len(SETTINGS) * asked.steps) as bar:
 
-        def on_steps(progress):
-            settled = len(record.scores) * steps
-            under_way = progress.done % steps * len(progress.losses)
-            bar.update(settled + under_way - bar.n)
+        def on_steps(progress: driver.Progress) -> None:
+            bar.reach(len(record.results) * asked.steps + progress.done)
 
-        def on_result(setting, score, images):
-            record.add(setting, score, images)
-            bar.update(len(record.scores) * steps - bar.n)
-
-        run(steps, seed, on_steps, on_result)
+        run(asked.steps, asked.seed, on_steps, record.add)
     print(record.text())
     print(GIVEN)
     print(f"Picture: {out / 'demo.png'}")
+    return 0
 
 
-if __name__ == "__main__":  # flags here, so that tests may import this beside others
-    _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the results.")
-    _STEPS = flags.DEFINE_integer("steps", 600, "Iterations.", lower_bound=1)
-    _SEED = flags.DEFINE_integer("seed", 0, "Of network and attack.", lower_bound=0)
-    app.run(main)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -5,6 +5,7 @@ An attack runs the client backwards.
 """
 
 from invertjax import attacks as attacks
+from invertjax import auditing as auditing
 from invertjax import base as base
 from invertjax import candidates as candidates
 from invertjax import clients as clients
@@ -19,9 +20,15 @@ from invertjax import losses as losses
 from invertjax import matching as matching
 from invertjax import metrics as metrics
 from invertjax import priors as priors
+from invertjax import rewrites as rewrites
+from invertjax import solvers as solvers
 from invertjax import sweep as sweep
+from invertjax.auditing import Report as Report
+from invertjax.auditing import audit as audit
 from invertjax.base import Result as Result
 from invertjax.driver import invert as invert
+from invertjax.driver import stopping as stopping
 from invertjax.rewrites import convolutions as convolutions
+from invertjax.rewrites import smoothing as smoothing
 
 __version__ = "0.1.0"

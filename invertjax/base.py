@@ -15,11 +15,18 @@ Batch = Any  # by default {"image": [B, H, W, C] in [0, 1], "label": [B] or [B, 
 Update = Any  # pytree with the structure and shapes of Params
 Point = Any  # pytree of arrays: what an optimiser moves; a Candidate decodes it
 
+Share = Callable[[Batch], Update]  # a client at fixed params and key
+Softened = Callable[[Batch, jax.Array], Update]  # (batch, sharpness) -> update
+Block = Callable[[Params, jax.Array], jax.Array]  # (params, features) -> features
+
 Loss = Callable[[Params, Batch], jax.Array]
 Client = Callable[[Params, Batch, Key], Update]
 Objective = Callable[[Point, jax.Array], jax.Array]
 Prior = Callable[[Batch, jax.Array], jax.Array]
 Residual = Callable[[Point, jax.Array], Any]
+
+Row = dict[str, Any]  # of a table: plain values by column
+Arrays = dict[str, Any]  # of one update: by name, such as a Batch with "original"
 
 
 class Candidate(NamedTuple):

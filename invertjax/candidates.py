@@ -5,36 +5,36 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from invertjax.base import Attack, Candidate, Key
+from invertjax.base import Attack, Batch, Candidate, Key, Point
 
 Initialisation = Callable[[Key, tuple[int, ...]], jax.Array]
 
 
 def normal(key: Key, shape: tuple[int, ...]) -> jax.Array:
-    """Grey plus Gaussian noise, N(1/2, 1/4^2): about the spread of natural images."""
+    """Draws pixels from N(1/2, 1/4^2), which has about the spread of natural images."""
     return 0.5 + 0.25 * jax.random.normal(key, shape)
 
 
 def uniform(key: Key, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform on [0, 1]."""
+    """Draws pixels uniformly from [0, 1]."""
     return jax.random.uniform(key, shape)
 
 
 def grey(key: Key, shape: tuple[int, ...]) -> jax.Array:
-    """A constant 1/2; every restart starts alike."""
+    """Returns pixels of 1/2, so that every restart starts alike."""
     del key
     return jnp.full(shape, 0.5)
 
 
 def nearly_grey(key: Key, shape: tuple[int, ...]) -> jax.Array:
-    """N(1/2, 1/20^2): grey, but images of one label and restarts can part."""
+    """Draws pixels from N(1/2, 1/20^2): nearly grey, but no two images are equal."""
     return 0.5 + 0.05 * jax.random.normal(key, shape)
 
 
 def patterned(tile: int) -> Initialisation:
-    """A random `tile x tile` patch repeated over the image (Wei et al. 2020, 4.2)."""
+    """Repeats a random `tile x tile` patch over the image (Wei et al. 2020, 4.2)."""
 
-    def init(key, shape):
+    def init(key: Key, shape: tuple[int, ...]) -> jax.Array:
         *lead, height, width, channels = shape
         patch = uniform(key, (*lead, tile, tile, channels))
         reps = (1,) * len(lead) + (-(-height // tile), -(-width // tile), 1)
@@ -50,7 +50,7 @@ def pixels(
     num_classes: int | None = None,
     init: Initialisation = normal,
 ) -> Candidate:
-    """The pixels themselves; labels fixed, or optimised as logits.
+    """Optimises the pixels themselves; labels are fixed, or optimised as logits.
 
     Args:
       shape: `(B, H, W, C)` of the batch's images.
@@ -75,24 +75,55 @@ def pixels(
             f"as shape={shape} has."
         )
 
-    def start(key):
+    def start(key: Key) -> Point:
         image_key, label_key = jax.random.split(key)
         z = {"image": init(image_key, shape)}
         if num_classes is not None:
             z["logits"] = jax.random.normal(label_key, (shape[0], num_classes))
         return z
 
-    def decode(z):
+    def decode(z: Point) -> Batch:
         label = labels if labels is not None else jax.nn.softmax(z["logits"])
         return {"image": z["image"], "label": label}
 
     return Candidate(start, decode, lambda z: z)
 
 
-def box(candidate: Candidate, low: float = 0.0, high: float = 1.0) -> Candidate:
-    """`candidate` with its image kept in [low, high] by projection after every step."""
+def shapes(candidate: Candidate) -> Point:
+    """Returns the shapes of what a candidate optimises, without computing anything."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(candidate.init, key)
 
-    def project(z):
+
+def with_labels(candidate: Candidate, labels: jax.Array) -> Candidate:
+    """Puts these labels in the place of the candidate's own, known or optimised.
+
+    Args:
+      candidate: whose z and batch are dicts; logits are taken out of its z.
+      labels: `[B]` int or `[B, K]` probabilities.
+    """
+    start = shapes(candidate)
+    dropped = {name: start[name] for name in ("logits",) if name in start}
+    # The candidate itself still reads logits, so it is given zeros.
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dropped)
+
+    def without(z: Point) -> Point:
+        return {name: leaf for name, leaf in z.items() if name not in dropped}
+
+    def decode(z: Point) -> Batch:
+        return {**candidate.decode({**z, **zeros}), "label": labels}
+
+    return Candidate(
+        lambda key: without(candidate.init(key)),
+        decode,
+        lambda z: without(candidate.project({**z, **zeros})),
+    )
+
+
+def box(candidate: Candidate, low: float = 0.0, high: float = 1.0) -> Candidate:
+    """Keeps the image of a candidate in [low, high], by projection after every step."""
+
+    def project(z: Point) -> Point:
         z = candidate.project(z)
         return {**z, "image": jnp.clip(z["image"], low, high)}
 
@@ -100,16 +131,16 @@ def box(candidate: Candidate, low: float = 0.0, high: float = 1.0) -> Candidate:
 
 
 def warm(candidate: Candidate, attack: Attack) -> Candidate:
-    """`candidate` that starts from the images that another attack ends with.
+    """Lets a candidate start from the images that another attack ends with.
 
-    Where those are not finite it starts as it did.
+    Where those are not finite it starts as it would have done.
 
     Args:
       candidate: whose z is a dict.
       attack: on the same batch; all its steps are taken in `init`.
     """
 
-    def start(key):
+    def start(key: Key) -> Point:
         own, first = jax.random.split(key)
         z = candidate.init(own)
         state = attack.advance(attack.init(first), jnp.array(attack.steps))
@@ -126,10 +157,10 @@ def with_entry(
     init: Callable[[Key], jax.Array],
     project: Callable[[jax.Array], jax.Array] = lambda entry: entry,
 ) -> Candidate:
-    """`candidate` that also optimises another entry of the batch, z[name].
+    """Lets a candidate also optimise another entry of the batch, z[name].
 
-    What `clients.randomised` would draw, such as a bottleneck's noise or a dropout
-    mask, and the attacker does not know.
+    Such an entry is what `clients.randomised` would draw, a bottleneck's noise or a
+    dropout mask, and what the attacker does not know.
 
     Args:
       candidate: any whose z and batch are dicts.
@@ -141,20 +172,20 @@ def with_entry(
       ValueError: when started, if z has an entry of that name.
     """
 
-    def inner(z):
+    def inner(z: Point) -> Point:
         return {other: leaf for other, leaf in z.items() if other != name}
 
-    def start(key):
+    def start(key: Key) -> Point:
         inner_key, entry_key = jax.random.split(key)
         z = candidate.init(inner_key)
         if name in z:
             raise ValueError(f"Expected name={name!r} not to be one of {sorted(z)}.")
         return {**z, name: init(entry_key)}
 
-    def decode(z):
+    def decode(z: Point) -> Batch:
         return {**candidate.decode(inner(z)), name: z[name]}
 
-    def back(z):
+    def back(z: Point) -> Point:
         return {**candidate.project(inner(z)), name: project(z[name])}
 
     return Candidate(start, decode, back)

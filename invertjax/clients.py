@@ -1,19 +1,51 @@
 """Clients: functions from a batch to the update that a participant shares."""
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Batch, Client, Key, Loss, Params, Update
+from invertjax.base import Batch, Client, Key, Loss, Params, Share, Update
 from invertjax.rewrites import convolutions
+
+AnyClient = TypeVar("AnyClient", Client, Share)
+Maker = TypeVar("Maker", bound=Callable[..., Any])
+
+
+def plain(function: AnyClient) -> AnyClient:
+    """Returns the same client or share under the rule "plain" (see `gradient`).
+
+    A client under another rule has this twin as its attribute `plain`, and so has what
+    `at`, `local`, `defenses.defend` and the like make of it. A function without a twin
+    is returned itself.
+    """
+    # `functools.wraps` copies attributes, but a wrapper may share something else.
+    if hasattr(function, "__wrapped__"):
+        return function
+    return getattr(function, "plain", function)
+
+
+def keeps_plain(make: Maker) -> Maker:
+    """Decorates `make(client, ...)` so that its result has a twin if the client has."""
+
+    @functools.wraps(make)
+    def made(client: Client, *args: Any, **options: Any) -> Any:
+        twin = plain(client)
+        result = make(client, *args, **options)
+        if twin is not client:
+            result.plain = make(twin, *args, **options)
+        return result
+
+    return cast(Maker, made)
 
 
 def gradient(
     loss_fn: Loss, *, rule: str = "linearised", matrix_products: bool | None = None
 ) -> Client:
-    """A client that shares the gradient of its loss on one batch (FedSGD).
+    """Makes a client that shares the gradient of its loss on one batch (FedSGD).
 
     An attack sends a cotangent v back through the shared gradient G. The derivative of
     <G(params, batch), v> needs no reverse pass over a reverse pass: the Hessian is
@@ -27,12 +59,12 @@ def gradient(
     | "recomputed" | `jax.grad` of `jvp(loss, v)` | up to 9 F | params and batch |
     | "plain" | as `jax.grad` has it: reverse over reverse | 7 F | every activation |
 
-    "plain" is slower than its count: what it transposes twice, XLA fuses less well.
+    "plain" is slower than its count, since XLA fuses less of what it transposes twice.
 
     Args:
       loss_fn: `(params, batch) -> []`, any JAX function; twice differentiable.
       rule: see above. Forward-mode differentiation of the client (`jax.jvp`,
-        `jax.jacfwd`) needs "plain".
+        `jax.jacfwd`) needs "plain"; the function `plain` gives such a twin.
       matrix_products: rewrite convolutions as matrix products; default: where that is
         the faster form (`convolutions.preferred`).
 
@@ -46,13 +78,20 @@ def gradient(
         raise ValueError(f"Expected rule={rule!r} to be one of {', '.join(RULES)}.")
     if convolutions.preferred() if matrix_products is None else matrix_products:
         loss_fn = convolutions.as_matrix_products(loss_fn)
-    share = RULES[rule](loss_fn)
 
-    def client(params: Params, batch: Batch, key: Key) -> Update:
-        del key
-        _check_scalar(loss_fn, params, batch)
-        return share(params, batch)
+    def under(rule: str) -> Any:
+        grad = RULES[rule](loss_fn)
 
+        def client(params: Params, batch: Batch, key: Key) -> Update:
+            del key
+            _check_scalar(loss_fn, params, batch)
+            return grad(params, batch)
+
+        return client
+
+    client = under(rule)
+    if rule != "plain":
+        client.plain = under("plain")
     return client
 
 
@@ -67,7 +106,7 @@ def local_sgd(
     rule: str = "recomputed",
     matrix_products: bool | None = None,
 ) -> Client:
-    """A client that trains locally and shares `params_before - params_after`.
+    """Makes a client that trains locally and shares `params_before - params_after`.
 
     FedAvg (McMahan et al. 2017, Algorithm 1): `local` on the gradient of a loss.
 
@@ -81,9 +120,9 @@ def local_sgd(
       ValueError: on a budget or batch size that cannot be (when called, if it
         depends on the batch).
     """
-    share = gradient(loss_fn, rule=rule, matrix_products=matrix_products)
+    client = gradient(loss_fn, rule=rule, matrix_products=matrix_products)
     return local(
-        share,
+        client,
         optimizer,
         steps=steps,
         epochs=epochs,
@@ -92,6 +131,7 @@ def local_sgd(
     )
 
 
+@keeps_plain
 def local(
     client: Client,
     optimizer: optax.GradientTransformation,
@@ -101,8 +141,9 @@ def local(
     batch_size: int | None = None,
     shuffle: bool = False,
 ) -> Client:
-    """A client that trains locally by another client's gradients, and shares
-    `params_before - params_after`.
+    """Makes a client that trains locally by the gradients of another client.
+
+    It shares `params_before - params_after`.
 
     Step i uses rows `i*b ... i*b + b - 1` of the batch, modulo its size, so that one
     step of plain SGD on the whole batch shares exactly `learning_rate * gradient`. The
@@ -145,7 +186,7 @@ def local(
         order = _order(order_key, size, count * rows, shuffle).reshape(count, rows)
         keys = jax.random.split(step_key, count)
 
-        def step(carry, chosen):
+        def step(carry: Any, chosen: tuple[jax.Array, Key]) -> tuple[Any, None]:
             params, state = carry
             rows, key = chosen
             mini = jax.tree.map(lambda leaf: leaf[rows], batch)
@@ -160,13 +201,14 @@ def local(
     return trained
 
 
-def randomised(client: Client, draw: Callable[[Key, Batch], dict]) -> Client:
-    """A client whose batch has further entries, drawn from its key.
+@keeps_plain
+def randomised(client: Client, draw: Callable[[Key, Batch], dict[str, Any]]) -> Client:
+    """Makes a client whose batch has further entries, drawn from its key.
 
     What a model or a defense draws (the noise of a bottleneck, the units that dropout
     leaves out, who is mixed with whom) is an entry of the batch that the client reads.
-    An entry that the batch brings along is not drawn: so an attacker who knows it gives
-    it, and one who does not optimises it with the images.
+    An entry that the batch already has is not drawn: an attacker who knows it puts it
+    there, and one who does not optimises it with the images.
 
     Args:
       client: `(params, batch, key) -> update`; reads the entries from its batch.
@@ -180,50 +222,51 @@ def randomised(client: Client, draw: Callable[[Key, Batch], dict]) -> Client:
     return drawing
 
 
-def at(client: Client, params: Params, key: Key) -> Callable[[Batch], Update]:
-    """The client at fixed params and key: the function an attack runs backwards.
+@keeps_plain
+def at(client: Client, params: Params, key: Key) -> Share:
+    """Fixes params and key of a client: an attack runs the result backwards.
 
-    Every call draws the same from the key; no call consumes it.
+    Every call draws the same from the key, and none consumes it.
     """
-    # Closed over as bits: JAX's check for reused keys does not see through loops.
+    # The key is closed over as bits: JAX's check for reused keys fails in loops.
     data, impl = jax.random.key_data(key), jax.random.key_impl(key)
 
-    def share(batch):
+    def share(batch: Batch) -> Update:
         return client(params, batch, jax.random.wrap_key_data(data, impl=impl))
 
     return share
 
 
-def _linearised(loss_fn):
+def _linearised(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
     @jax.custom_vjp
-    def share(params, batch):
+    def share(params: Params, batch: Batch) -> Update:
         return jax.grad(loss_fn)(params, batch)
 
-    def forward(params, batch):
-        def gradients(params):
+    def forward(params: Params, batch: Batch) -> tuple[Update, Any]:
+        def gradients(params: Params) -> Any:
             found = jax.grad(loss_fn, argnums=(0, 1), allow_int=True)(params, batch)
             return jax.tree.map(_none_if_integer, found)
 
         (shared, _), along = jax.linearize(gradients, params)
         return shared, along
 
-    def backward(along, cotangent):
+    def backward(along: Callable[[Update], Any], cotangent: Update) -> Any:
         return along(cotangent)
 
     share.defvjp(forward, backward)
     return share
 
 
-def _recomputed(loss_fn):
+def _recomputed(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
     @jax.custom_vjp
-    def share(params, batch):
+    def share(params: Params, batch: Batch) -> Update:
         return jax.grad(loss_fn)(params, batch)
 
-    def forward(params, batch):
+    def forward(params: Params, batch: Batch) -> tuple[Update, Any]:
         return share(params, batch), (params, batch)
 
-    def backward(saved, cotangent):
-        def along(params, batch):
+    def backward(saved: tuple[Params, Batch], cotangent: Update) -> Any:
+        def along(params: Params, batch: Batch) -> jax.Array:
             return jax.jvp(lambda p: loss_fn(p, batch), (params,), (cotangent,))[1]
 
         return jax.grad(along, argnums=(0, 1), allow_int=True)(*saved)
@@ -232,16 +275,16 @@ def _recomputed(loss_fn):
     return share
 
 
-def _none_if_integer(gradient):
-    """Integers (labels) have no gradient: None stands for zero in `custom_vjp`."""
+def _none_if_integer(gradient: jax.Array) -> jax.Array | None:
+    """Puts None, zero in `custom_vjp`, for the gradient of integers such as labels."""
     return None if gradient.dtype == jax.dtypes.float0 else gradient
 
 
 RULES = {"linearised": _linearised, "recomputed": _recomputed, "plain": jax.grad}
 
 
-def _order(key, size, length, shuffle):
-    """`[length]` row numbers: position p is row `p % size` of epoch `p // size`."""
+def _order(key: Key, size: int, length: int, shuffle: bool) -> jax.Array:
+    """Returns `[length]` rows: position p is entry `p % size` of epoch `p // size`."""
     position = jnp.arange(length)
     if not shuffle:
         return position % size
@@ -250,7 +293,7 @@ def _order(key, size, length, shuffle):
     return epochs.reshape(-1)[:length]
 
 
-def _check_scalar(loss_fn, params, batch):
+def _check_scalar(loss_fn: Loss, params: Params, batch: Batch) -> None:
     value = jax.eval_shape(loss_fn, params, batch)
     if getattr(value, "shape", None) != ():
         shapes = jax.tree.map(lambda leaf: leaf.shape, value)

@@ -1,13 +1,15 @@
 """Images out of mixtures of images: what follows an attack on MixUp or InstaHide."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from invertjax.base import Candidate, Key
+from invertjax.base import Batch, Candidate, Key, Point
 
 
 def demix(mixed: jax.Array, mixing: jax.Array) -> jax.Array:
-    """The images x of which `mixing @ x` is nearest to the mixtures.
+    """Finds the images x whose mixtures `mixing @ x` are nearest to the given ones.
 
     Least squares; of several solutions the one nearest to mid-grey. A singular M (two
     images at equal weights) leaves their mean in both; noise grows by up to the
@@ -34,7 +36,7 @@ def demix_absolute(
     restarts: int = 128,
     steps: int = 32,
 ) -> jax.Array:
-    """The images of InstaHide's encodings, whose pixels lost their signs.
+    """Finds the images behind InstaHide's encodings, whose pixels lost their signs.
 
     With u = x - 1/2 and a = |encoded - 1/2|, solves |M u| = a pixel by pixel: the signs
     of M u, then u in [-1/2, 1/2] by least squares, and again (alternating projections,
@@ -42,9 +44,9 @@ def demix_absolute(
     (2021), "Is Private Learning Possible with Instance Encoding?", descend on the same
     residual.
 
-    u and -u fit alike, for every pixel by itself. Of these that is taken which agrees
-    with its neighbours in all images (the leading eigenvector of their inner products),
-    so that what remains unknown is whether the batch is its own negative. In general
+    u and -u fit alike, for every pixel by itself. The sign is taken that agrees with
+    the neighbours in all images (by the leading eigenvector of their inner products),
+    so that it only remains unknown whether the batch is its own negative. In general
     2 B - 1 encodings determine a pixel up to its sign (Balan, Casazza and Edidin 2006,
     "On signal reconstruction without phase"), and fewer do not: those of one batch,
     N = B, are too few.
@@ -63,11 +65,11 @@ def demix_absolute(
     magnitude = jnp.abs(encoded - 0.5).reshape(len(encoded), -1)
     inverse = jnp.linalg.pinv(mixing)
 
-    def step(u, _):
+    def step(u: jax.Array, _: None) -> tuple[jax.Array, None]:
         signed = jnp.where(_times(mixing, u) < 0, -magnitude, magnitude)
         return jnp.clip(_times(inverse, signed), -0.5, 0.5), None
 
-    def run(key):
+    def run(key: Key) -> tuple[jax.Array, jax.Array]:
         start = 0.25 * jax.random.normal(key, (count, magnitude.shape[1]))
         u, _ = jax.lax.scan(step, start, length=steps)
         return u, jnp.sum((jnp.abs(_times(mixing, u)) - magnitude) ** 2, 0)
@@ -79,7 +81,7 @@ def demix_absolute(
 
 
 def mixing_from_labels(soft: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mixing matrix behind mixed labels y' = M y.
+    """Returns the mixing matrix behind mixed labels y' = M y.
 
     Exact where the labels of the batch are distinct. Images that share a label share
     its weight equally.
@@ -96,7 +98,7 @@ def mixing_from_labels(soft: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def unknown_mixing(candidate: Candidate, size: int) -> Candidate:
-    """`candidate` that searches who was mixed with whom, too.
+    """Lets a candidate also search for who was mixed with whom.
 
     z has `[B, B]` logits "mixing" beside its own; the batch has their softmax over
     rows, a relaxation of the matrix in `defenses.mixup`.
@@ -106,33 +108,33 @@ def unknown_mixing(candidate: Candidate, size: int) -> Candidate:
       size: B.
     """
 
-    def init(key):
+    def init(key: Key) -> Point:
         own_key, mixing_key = jax.random.split(key)
         logits = jax.random.normal(mixing_key, (size, size))
         return {**candidate.init(own_key), "mixing": logits}
 
-    def decode(z):
+    def decode(z: Point) -> Batch:
         return {**candidate.decode(z), "mixing": jax.nn.softmax(z["mixing"])}
 
     return Candidate(init, decode, candidate.project)
 
 
-def _times(matrix, rows):
+def _times(matrix: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.matmul(matrix, rows, precision=jax.lax.Precision.HIGHEST)
 
 
-def _coherent(u, steps=500):
-    """`[H, W, C]` of -1 or 1: the signs by which neighbours in u `[B, H, W, C]` agree.
+def _coherent(u: jax.Array, steps: int = 500) -> jax.Array:
+    """Finds the signs `[H, W, C]` with which neighbours in u `[B, H, W, C]` agree.
 
-    The leading eigenvector of the couplings, each pixel's divided by their sum: where
-    all can agree, it is the answer itself.
+    They are those of the leading eigenvector of the couplings, each pixel's divided by
+    their sum: where all neighbours can agree, it is the answer itself.
     """
     couplings = [jnp.sum(a * b, 0) for a, b in (_pairs(u, axis) for axis in (1, 2, 3))]
 
-    def around(weights, v):
-        """Sums over the neighbours of a pixel of weight times v."""
+    def around(weights: list[jax.Array], v: jax.Array) -> jax.Array:
+        """Sums weight times v over the neighbours of every pixel."""
 
-        def agreement(v):
+        def agreement(v: jax.Array) -> Any:
             pairs = [_pairs(v, axis) for axis in range(3)]
             terms = zip(weights, pairs, strict=True)
             return sum(jnp.sum(weight * a * b) for weight, (a, b) in terms)
@@ -147,16 +149,16 @@ def _coherent(u, steps=500):
     return jnp.where(v < 0, -1.0, 1.0)
 
 
-def _tilted(u):
-    """A start that is not orthogonal to the answer: all agree with the largest."""
+def _tilted(u: jax.Array) -> jax.Array:
+    """Makes a start not orthogonal to the answer: all agree with the largest."""
     direction = u.reshape(len(u), -1)
     largest = jnp.argmax(jnp.sum(direction**2, 0))
     towards = jnp.sum(u * direction[:, largest].reshape(-1, 1, 1, 1), 0)
     return jnp.where(towards < 0, -1.0, 1.0)
 
 
-def _pairs(array, axis):
-    """Every entry but the last along the axis, and the entry after it."""
+def _pairs(array: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Returns every entry but the last along the axis, and the entry after it."""
     size = array.shape[axis]
     return (
         jax.lax.slice_in_dim(array, 0, size - 1, axis=axis),

@@ -1,32 +1,34 @@
 """Distances between updates: a residual, and a reduction of it to a scalar."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from invertjax.base import Distance, Update
 
 
-def _difference(guess, observed):
+def _difference(guess: Update, observed: Update) -> Update:
     return jax.tree.map(jnp.subtract, guess, observed)
 
 
-def squared_norm(tree) -> jax.Array:
-    """The sum of squares, as inner products: XLA's own sums are slower on CPUs."""
+def squared_norm(tree: Any) -> jax.Array:
+    """Sums the squares as inner products, since XLA's own sums are slower on CPUs."""
 
-    def one(leaf):
+    def one(leaf: jax.Array) -> jax.Array:
         return jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST)
 
     return _sum(jax.tree.map(one, tree))
 
 
-def _unit(tree):
-    """`tree / |tree|`, and zero for zero. No epsilon: exact under scaling by 2^k."""
+def _unit(tree: Any) -> Any:
+    """Returns `tree / |tree|`, or zero; without an epsilon it scales exactly by 2^k."""
     squares = squared_norm(tree)
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
     return jax.tree.map(lambda leaf: leaf / norm, tree)
 
 
-def _sum(tree):
+def _sum(tree: Any) -> jax.Array:
     return sum(jax.tree.leaves(tree), start=jnp.zeros(()))
 
 
@@ -52,7 +54,7 @@ cosine = Distance(
 
 
 def weighted(distance: Distance, weights: Update) -> Distance:
-    """`distance` with the residual of every leaf multiplied by its weight.
+    """Multiplies the residual of every leaf by its weight.
 
     Args:
       distance: any distance.
@@ -60,7 +62,7 @@ def weighted(distance: Distance, weights: Update) -> Distance:
         arrays that broadcast to the leaf. With `squared`, a weight w counts w^2-fold.
     """
 
-    def residual(guess, observed):
+    def residual(guess: Update, observed: Update) -> Any:
         return jax.tree.map(
             lambda leaf, weight: leaf * weight,
             distance.residual(guess, observed),
@@ -71,12 +73,12 @@ def weighted(distance: Distance, weights: Update) -> Distance:
 
 
 def per_layer(distance: Distance) -> Distance:
-    """`distance` taken leaf by leaf and averaged, so that every layer counts alike."""
+    """Takes a distance leaf by leaf and averages, so that every layer counts alike."""
 
-    def residual(guess, observed):
+    def residual(guess: Update, observed: Update) -> Any:
         return jax.tree.map(distance.residual, guess, observed)
 
-    def reduce(residuals):
+    def reduce(residuals: Any) -> jax.Array:
         leaves = jax.tree.leaves(residuals)
         return sum((distance.reduce(leaf) for leaf in leaves), jnp.zeros(())) / len(
             leaves
@@ -86,14 +88,14 @@ def per_layer(distance: Distance) -> Distance:
 
 
 def masked(distance: Distance) -> Distance:
-    """`distance` over the coordinates that a pruned update still shows.
+    """Takes a distance over the coordinates that a pruned update still shows.
 
-    A coordinate that the observed update has set to zero says (almost) nothing about
-    its true value; the attacker who knows of the pruning ignores it. Balunovic et al.
+    A coordinate that was set to zero says next to nothing about its true value; the
+    attacker who knows of the pruning ignores it. Balunovic et al.
     (2022), section 5.
     """
 
-    def residual(guess, observed):
+    def residual(guess: Update, observed: Update) -> Any:
         visible = jax.tree.map(lambda g, o: jnp.where(o != 0, g, 0.0), guess, observed)
         return distance.residual(visible, observed)
 
@@ -101,11 +103,12 @@ def masked(distance: Distance) -> Distance:
 
 
 def without(distance: Distance, *paths: str) -> Distance:
-    """`distance` over all layers but some, as if both updates were zero there.
+    """Takes a distance over all layers but some, as if both updates were zero there.
 
-    For layers whose gradients a defense has changed, or drawn: the attacker who knows
-    which they are does not need them. Balunovic et al. (2022), section 5; Scheliga et
-    al. (2022), "Combining Variational Modeling with Partial Gradient Perturbation".
+    It is meant for layers whose gradients a defense has changed, or drawn: an attacker
+    who knows which they are does not need them. Balunovic et al. (2022), section 5;
+    Scheliga et al. (2022), "Combining Variational Modeling with Partial Gradient
+    Perturbation".
 
     Args:
       distance: any distance.
@@ -115,13 +118,13 @@ def without(distance: Distance, *paths: str) -> Distance:
       ValueError: when called, if there is nothing at a path.
     """
 
-    def residual(guess, observed):
+    def residual(guess: Update, observed: Update) -> Any:
         for path in paths:
             if not any(jax.tree.leaves(_at_or_below(observed, path))):
                 raise ValueError(f"Expected path={path!r} to be in the update.")
         left_out = _at_or_below(observed, *paths)
 
-        def shown(tree):
+        def shown(tree: Any) -> Update:
             return jax.tree.map(
                 lambda leaf, out: jnp.zeros_like(leaf) if out else leaf, tree, left_out
             )
@@ -131,10 +134,10 @@ def without(distance: Distance, *paths: str) -> Distance:
     return Distance(residual, distance.reduce)
 
 
-def _at_or_below(tree, *paths):
-    """Of every leaf, whether it is at one of the paths or below."""
+def _at_or_below(tree: Any, *paths: str) -> Any:
+    """Says of every leaf whether it is at one of the paths or below."""
 
-    def inside(where, _):
+    def inside(where: tuple[Any, ...], _: Any) -> bool:
         name = jax.tree_util.keystr(where, simple=True, separator="/")
         return any(f"{name}/".startswith(f"{path}/") for path in paths)
 

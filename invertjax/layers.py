@@ -21,7 +21,7 @@ class Dense(NamedTuple):
 
 
 def dense(params: Params, *, transposed: bool | None = None) -> list[Dense]:
-    """All dense layers, in the order of the tree.
+    """Returns all dense layers, in the order of the tree.
 
     A dense layer is one 2-D array together with a 1-D array as long as one of its
     sides, both directly below the same node; or, without a bias, a 2-D array with
@@ -51,7 +51,7 @@ def dense(params: Params, *, transposed: bool | None = None) -> list[Dense]:
 
 
 def get(params: Params, path: str, *, transposed: bool | None = None) -> Dense:
-    """The dense layer at `path`, such as "layers/0"; `transposed` as in `dense`.
+    """Returns the dense layer at `path`, such as "layers/0"; see `dense`.
 
     Raises:
       ValueError: if there is none; names those that there are.
@@ -71,7 +71,7 @@ def first(
     path: str | None = None,
     transposed: bool | None = None,
 ) -> Dense:
-    """The dense layer with `in_size` inputs, such as H*W*C; or the one at `path`.
+    """Returns the dense layer with `in_size` inputs, H*W*C say; or the one at `path`.
 
     Raises:
       ValueError: if no layer or several have this size, or the one at `path` has not.
@@ -81,20 +81,54 @@ def first(
 
 def last(
     params: Params,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     path: str | None = None,
     transposed: bool | None = None,
 ) -> Dense:
-    """The dense layer with `num_classes` outputs; or the one at `path`.
+    """Returns the dense layer with `num_classes` outputs; or the one at `path`.
+
+    With neither it is the layer that no other can follow: no other dense layer has as
+    many inputs as this one has outputs.
 
     Raises:
-      ValueError: if no layer or several have this size, or the one at `path` has not.
+      ValueError: if no layer or several have this size, or the one at `path` has not;
+        with neither argument, if there is not exactly one such layer.
     """
+    if num_classes is None:
+        return _topmost(params, path, transposed)
     return _unique(params, "num_classes", num_classes, 1, path, transposed)
 
 
-def _unique(params, name, size, axis, path, transposed):
+def _topmost(params: Params, path: str | None, transposed: bool | None) -> Dense:
+    if path is not None:
+        return get(params, path, transposed=transposed)
+    layers = dense(params, transposed=transposed)
+    found = [
+        layer
+        for layer in layers
+        if not any(
+            other.weight.shape[0] == layer.weight.shape[1]
+            for other in layers
+            if other is not layer
+        )
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            "Expected num_classes=... or path=... to say which of the dense layers "
+            f"{_names(layers)} is the last."
+        )
+    return found[0]
+
+
+def _unique(
+    params: Params,
+    name: str,
+    size: int,
+    axis: int,
+    path: str | None,
+    transposed: bool | None,
+) -> Dense:
     if path is not None:
         layers = [get(params, path, transposed=transposed)]
     else:
@@ -114,8 +148,8 @@ def _unique(params, name, size, axis, path, transposed):
     return found[0]
 
 
-def _siblings(params) -> dict[str, dict[str, Any]]:
-    """Arrays by the path of their parent, then by name."""
+def _siblings(params: Params) -> dict[str, dict[str, Any]]:
+    """Returns the arrays by the path of their parent, then by name."""
     groups: dict[str, dict[str, Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         if hasattr(leaf, "ndim"):
@@ -124,13 +158,13 @@ def _siblings(params) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _join(path) -> str:
-    """The keys joined by "/", less the `.value` that ends a path in an `nnx.State`."""
+def _join(path: tuple[Any, ...]) -> str:
+    """Joins the keys by "/", less the `.value` that ends a path in an `nnx.State`."""
     box = path and path[-1] == jax.tree_util.GetAttrKey("value")
     return jax.tree_util.keystr(path[:-1] if box else path, simple=True, separator="/")
 
 
-def _layer(path, leaves, transposed):
+def _layer(path: str, leaves: dict[str, Any], transposed: bool | None) -> Dense | None:
     matrices = [name for name, leaf in leaves.items() if leaf.ndim == 2]
     if len(matrices) != 1:
         return None
@@ -143,15 +177,17 @@ def _layer(path, leaves, transposed):
     return Dense(path, weight.T if turn else weight, bias)
 
 
-def _bias(leaves, shape):
-    """The 1-D sibling that fits; the one named as a bias if several do."""
+def _bias(leaves: dict[str, Any], shape: tuple[int, ...]) -> Any:
+    """Returns the 1-D sibling that fits; if several do, the one named as a bias."""
     fitting = {k: v for k, v in leaves.items() if v.ndim == 1 and v.shape[0] in shape}
     named = [v for k, v in fitting.items() if k in ("bias", "b")]
     candidates = named or list(fitting.values())
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _is_transposed(path, name, shape, bias, transposed):
+def _is_transposed(
+    path: str, name: str, shape: tuple[int, ...], bias: Any, transposed: bool | None
+) -> bool:
     if bias is not None and shape[0] != shape[1]:
         return shape[0] == bias.shape[0]
     if name in ("kernel", "weight"):

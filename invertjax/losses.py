@@ -10,7 +10,7 @@ from invertjax.base import Batch, Loss, Params
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean softmax cross-entropy, -1/B sum_i sum_c y_ic log softmax(z_i)_c.
+    """Returns the mean softmax cross-entropy, -1/B sum_i sum_c y_ic log softmax(z_i)_c.
 
     Args:
       logits: `[B, K]`.
@@ -35,7 +35,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def classification(apply: Callable[[Params, jax.Array], jax.Array]) -> Loss:
-    """The `cross_entropy` of a classifier on a batch.
+    """Makes the loss of a classifier on a batch, its `cross_entropy`.
 
     Args:
       apply: `(params, images [B, H, W, C] in [0, 1]) -> logits [B, K]`.

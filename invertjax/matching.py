@@ -1,6 +1,6 @@
-"""The engine: find a batch from which the client would share what was observed.
+"""The engine: find a batch whose update would be the one that was observed.
 
-Minimises `distance(client(decode(z)), observed) + prior(decode(z), t)` over z by any
+Minimises `distance(share(decode(z)), observed) + prior(decode(z), t)` over z by any
 optax optimiser. It knows no attack by name: an attack is a choice of its arguments.
 """
 
@@ -17,11 +17,13 @@ from invertjax.base import (
     Attack,
     Candidate,
     Distance,
+    Key,
     Objective,
     Point,
     Prior,
     Residual,
     Result,
+    Share,
     Stop,
     Update,
 )
@@ -66,19 +68,26 @@ PLAIN = Schedule()
 
 
 def objective(
-    client, observed: Update, candidate: Candidate, distance: Distance, prior: Prior
+    share: Share,
+    observed: Update,
+    candidate: Candidate,
+    distance: Distance,
+    prior: Prior,
 ) -> Objective:
-    """The function to minimise: `(z, t) -> []`, t in [0, 1] the share of the run."""
+    """Makes the function to minimise, `(z, t) -> []`.
 
-    def value(z, t):
+    t in [0, 1] is the share of the run.
+    """
+
+    def value(z: Point, t: jax.Array) -> jax.Array:
         batch = candidate.decode(z)
-        return distance(client(batch), observed) + prior(batch, t)
+        return distance(share(batch), observed) + prior(batch, t)
 
     return value
 
 
 def attack(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
@@ -87,11 +96,11 @@ def attack(
     distance: Distance = distances.cosine,
     prior: Prior = priors.none,
 ) -> Attack:
-    """Gradient matching as an attack.
+    """Makes gradient matching an attack.
 
     Args:
-      client: `batch -> update`, e.g. `clients.at(client, params, key)`.
-      observed: the update that was shared, pytree like the client's.
+      share: `batch -> update`, e.g. `clients.at(client, params, key)`.
+      observed: the update that was shared, pytree like what `share` returns.
       candidate: what is optimised.
       optimizer: any optax optimiser; given `value`, `grad` and `value_fn`.
       steps: the budget.
@@ -99,12 +108,12 @@ def attack(
       prior: on the decoded batch.
 
     Raises:
-      ValueError: if `observed` has not the tree and shapes that the client shares.
+      ValueError: if `observed` has not the tree and shapes of what `share` returns.
     """
     if steps < 1:
         raise ValueError(f"Expected steps={steps} >= 1.")
-    check_structure(client, observed, candidate)
-    value = objective(client, observed, candidate, distance, prior)
+    check_structure(share, observed, candidate)
+    value = objective(share, observed, candidate, distance, prior)
     return minimise(value, candidate, optimizer, steps=steps)
 
 
@@ -119,7 +128,7 @@ def minimise(
     """Minimises any objective over a candidate, with one loop for every optimiser."""
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def init(key):
+    def init(key: Key) -> State:
         z = candidate.project(candidate.init(key))
         dtype = jax.eval_shape(objective, z, jnp.zeros(())).dtype
         return State(
@@ -133,35 +142,35 @@ def minimise(
             converged=jnp.array(False),
         )
 
-    def advance(state, n):
+    def advance(state: State, n: jax.Array) -> State:
         until = jnp.minimum(state.step + n, steps)
 
-        def going(state):
+        def going(state: State) -> jax.Array:
             return state.alive & ~state.converged & (state.step < until)
 
-        def step(state):
+        def step(state: State) -> State:
             return _step(state, objective, candidate, optimizer, steps, schedule)
 
         # A trial that has ended costs nothing more; under `vmap` it waits for the rest.
         return jax.lax.while_loop(going, step, state)
 
-    def result(state):
+    def result(state: State) -> Result:
         return _result(state, candidate, steps, schedule.rank)
 
     return Attack(init, advance, result, steps)
 
 
 def in_full_precision(attack: Attack) -> Attack:
-    """`attack` with products of float32 as they are on CPUs.
+    """Computes an attack's float32 products in full precision, as CPUs do anyway.
 
-    What accelerators take by default (TF32, bfloat16) has 10 or 7 bits: enough to
-    descend, too few for least squares to converge on.
+    What accelerators use by default (TF32, bfloat16) has 10 or 7 bits: enough to
+    descend, but too few for least squares to converge.
     """
 
-    def full(function):
+    def full(function: Callable) -> Callable:
         @functools.wraps(function)
-        def run(*args):
-            with jax.default_matmul_precision("highest"):  # as it is traced
+        def run(*args: Any) -> Any:
+            with jax.default_matmul_precision("highest"):  # while it is traced
                 return function(*args)
 
         return run
@@ -170,15 +179,22 @@ def in_full_precision(attack: Attack) -> Attack:
     return Attack(init, advance, result, attack.steps)
 
 
-def _step(state, objective, candidate, optimizer, steps, schedule):
-    """One step of one trial."""
+def _step(
+    state: State,
+    objective: Objective,
+    candidate: Candidate,
+    optimizer: optax.GradientTransformationExtraArgs,
+    steps: int,
+    schedule: Schedule,
+) -> State:
+    """Takes one step of one trial."""
     t = state.step / steps
 
-    def value_fn(z):
+    def value_fn(z: Point) -> jax.Array:
         return objective(z, t)
 
-    # Not what a line search has stored: a projection or the annealing has changed
-    # it since, and under vmap taking it over saves nothing.
+    # What a line search has stored is not used: a projection or the annealing has
+    # changed it since, and under vmap it would save nothing.
     loss, grad = jax.value_and_grad(value_fn)(state.z)
     score = loss if schedule.rank is None else schedule.rank(state.z)
     better = score < state.best_loss  # False for NaN: it can never win
@@ -191,7 +207,7 @@ def _step(state, objective, candidate, optimizer, steps, schedule):
     alive = _finite(loss) & _finite(grad) & _finite(z)
     best = optax.tree.where(better, state.z, state.best)
     return State(
-        # A trial that ends rests at its best: restarts may share their mean.
+        # A trial that ends stays at its best, since restarts may share their mean.
         z=optax.tree.where(alive, z, best),
         opt_state=opt_state,
         best=best,
@@ -203,35 +219,43 @@ def _step(state, objective, candidate, optimizer, steps, schedule):
     )
 
 
-def _converged(schedule, opt_state, loss, t):
+def _converged(
+    schedule: Schedule, opt_state: Any, loss: jax.Array, t: jax.Array
+) -> jax.Array:
     if schedule.converged is None:
         return jnp.array(False)
     return schedule.converged(opt_state, loss, t)
 
 
-def _result(state, candidate, steps, rank):
+def _result(
+    state: State,
+    candidate: Candidate,
+    steps: int,
+    rank: Callable[[Point], jax.Array] | None,
+) -> Result:
     stopped = jnp.select(
         [~state.alive, state.converged, state.step < steps],
         [Stop.NON_FINITE, Stop.CONVERGED, Stop.INTERRUPTED],
         Stop.BUDGET,
     )
     best, loss = state.best, state.best_loss
-    if rank is not None:  # a step may be worth much: the last one counts as well
+    if rank is not None:  # a single step may gain much, so the last one counts, too
         last = rank(state.z)
         best = optax.tree.where(last < loss, state.z, best)
         loss = jnp.where(last < loss, last, loss)
     return Result(candidate.decode(best), loss, state.losses, state.step, stopped)
 
 
-def _finite(tree):
+def _finite(tree: Any) -> jax.Array:
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(leaves))
 
 
-def check_structure(client, observed, candidate):
+def check_structure(share: Share, observed: Update, candidate: Candidate) -> None:
+    """Raises ValueError if `observed` differs in tree or shapes from what is shared."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     guess = jax.eval_shape(
-        lambda key: client(candidate.decode(candidate.init(key))), key
+        lambda key: share(candidate.decode(candidate.init(key))), key
     )
     wanted, given = _named(guess), _named(observed)
     if jax.tree.structure(guess) != jax.tree.structure(observed):
@@ -248,7 +272,7 @@ def check_structure(client, observed, candidate):
             )
 
 
-def _named(tree):
+def _named(tree: Any) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -1,4 +1,4 @@
-"""How close a reconstruction is. Every score of a batch follows an optimal assignment.
+"""How close a reconstruction is, after an optimal assignment of its images.
 
 `mse`, `psnr` and `ssim` take one image, are differentiable and batch by `jax.vmap`.
 They score what they are given: clipping to the range of an image is the caller's.
@@ -6,6 +6,7 @@ They score what they are given: clipping to the range of an image is the caller'
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ _WINDOW = 7  # side of the SSIM window
 
 
 def mse(reconstruction: jax.Array, original: jax.Array) -> jax.Array:
-    """Mean squared error of one image, `[]`."""
+    """Returns the mean squared error of one image, `[]`."""
     return jnp.mean(jnp.square(reconstruction - original))
 
 
@@ -29,7 +30,7 @@ def psnr(
     data_range: float = 1.0,
     cap: float | None = None,
 ) -> jax.Array:
-    """Peak signal-to-noise ratio of one image, 10 log10(data_range^2 / mse), in dB.
+    """Returns the PSNR of one image in dB, 10 log10(data_range^2 / mse).
 
     Args:
       reconstruction, original: one image, of any shape.
@@ -44,9 +45,9 @@ def psnr(
 def ssim(
     reconstruction: jax.Array, original: jax.Array, *, data_range: float = 1.0
 ) -> jax.Array:
-    """Structural similarity of one image, in [-1, 1].
+    """Returns the structural similarity of one image, in [-1, 1].
 
-    The mean over channels and all 7x7 windows inside the image of
+    It is the mean over channels and all 7x7 windows inside the image of
     (2 ma mb + c1) (2 cov + c2) / ((ma^2 + mb^2 + c1) (va + vb + c2)), with means,
     sample variances and covariance (divisor 48) of the window, c1 = (.01 range)^2 and
     c2 = (.03 range)^2. Wang et al. (2004), "Image quality assessment: from error
@@ -77,9 +78,9 @@ def ssim(
 
 
 def pairwise_mse(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Mean squared error of every pair of images.
+    """Returns the mean squared error of every pair of images.
 
-    Summed over differences, row by row. The expansion |a|^2 - 2ab + |b|^2 is one
+    It sums over differences, row by row. The expansion |a|^2 - 2ab + |b|^2 is one
     matrix product, but in float32 it loses everything beyond about 70 dB.
 
     Args:
@@ -95,7 +96,7 @@ def pairwise_mse(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def assignment(reconstructions: jax.Array, originals: jax.Array) -> np.ndarray:
-    """The order of the reconstructions in which their total MSE is least.
+    """Returns the order of the reconstructions in which their total MSE is least.
 
     A batch of gradients has no order, so that reconstructions come in any. Each
     original gets a reconstruction of its own (Kuhn 1955, the Hungarian method): a
@@ -119,7 +120,7 @@ def assignment(reconstructions: jax.Array, originals: jax.Array) -> np.ndarray:
             f"original, got {len(reconstructions)}."
         )
     if reconstructions.shape == originals.shape and len(originals) == 1:
-        return np.zeros(1, int)  # nothing to choose, and comparing takes its time
+        return np.zeros(1, int)  # there is nothing to choose, and comparing takes time
     cost = np.asarray(pairwise_mse(originals, reconstructions), np.float64)
     worst = np.max(cost, where=np.isfinite(cost), initial=0.0)
     cost = np.where(np.isfinite(cost), cost, len(originals) * (worst + 1.0))
@@ -135,7 +136,7 @@ def align(reconstruction: Batch, original: Batch) -> Batch:
 def by_image(
     images: jax.Array, originals: jax.Array, *, cap: float = 160.0
 ) -> dict[str, jax.Array]:
-    """Scores `[B]` of images `[B, H, W, C]` in the order of their originals."""
+    """Returns scores `[B]` of images `[B, H, W, C]` in the order of the originals."""
     scores = {
         "mse": jax.vmap(mse)(images, originals),
         "psnr": jax.vmap(lambda a, b: psnr(a, b, cap=cap))(images, originals),
@@ -151,14 +152,14 @@ def score(
     *,
     cap: float = 160.0,
     by_image: Callable[..., dict[str, jax.Array]] = by_image,
-) -> dict[str, list]:
+) -> dict[str, list[Any]]:
     """Scores a batch: clips to [0, 1], aligns, then scores image by image.
 
     Args:
       reconstruction: `{"image": [N, H, W, C], ...}`, N >= B, in any order.
       original: `{"image": [B, H, W, C], ...}` in [0, 1].
       cap: most that an image's PSNR can count, in dB.
-      by_image: ours, compiled where there are many batches to score.
+      by_image: the function above, or a compiled one for many batches.
 
     Returns:
       Lists with one number per original: "mse", "psnr" in dB, "ssim" (missing for
@@ -171,8 +172,10 @@ def score(
     return {name: np.asarray(values).tolist() for name, values in scores.items()}
 
 
-def label_recall(true: jax.Array, guess: jax.Array, num_classes: int) -> jax.Array:
-    """Share of the labels recovered, sum_c min(true count, guessed count) / B.
+def label_recall(
+    true: jax.Array | np.ndarray, guess: jax.Array | np.ndarray, num_classes: int
+) -> jax.Array:
+    """Returns the share of labels recovered, sum_c min(true count, guessed count) / B.
 
     Args:
       true: `[B]` integers in [0, num_classes).
@@ -190,8 +193,8 @@ def label_recall(true: jax.Array, guess: jax.Array, num_classes: int) -> jax.Arr
     return jnp.sum(jnp.minimum(*counts)) / true.shape[0]
 
 
-def _window_moments(a, b):
-    """Means, sample variances and covariance of all windows, `[H-6, W-6, C]` each.
+def _window_moments(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns means, variances and covariance of all windows, `[H-6, W-6, C]` each.
 
     Down the columns first, then along the rows, where the moments of seven columns
     of seven combine without cancellation (Chan, Golub, LeVeque 1983).
@@ -213,8 +216,8 @@ def _window_moments(a, b):
     return mean_a.mean(0), mean_b.mean(0), var_a, var_b, cov
 
 
-def _windows(x, axis):
-    """`[7, ...]`: seven shifted copies, one for each place in a window."""
+def _windows(x: jax.Array, axis: int) -> jax.Array:
+    """Returns seven shifted copies, `[7, ...]`, one for each place in a window."""
     length = x.shape[axis] - _WINDOW + 1
     shifts = (
         jax.lax.slice_in_dim(x, shift, shift + length, axis=axis)

@@ -10,24 +10,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invertjax.base import Params, Prior
+from invertjax.base import Batch, Params, Prior
 
 Weight = float | jax.Array | Callable[[jax.Array], jax.Array]
 
 
-def none(batch, t) -> jax.Array:
-    """The flat prior."""
+def none(batch: Batch, t: jax.Array) -> jax.Array:
+    """Returns zero: the flat prior."""
     del batch, t
     return jnp.zeros(())
 
 
 def combined(*priors: Prior) -> Prior:
-    """The sum of several priors."""
+    """Adds several priors."""
     return lambda batch, t: sum((p(batch, t) for p in priors), jnp.zeros(()))
 
 
 def total_variation(weight: Weight, *, isotropic: bool = False) -> Prior:
-    """Total variation of `batch["image"]`: images are smooth but for edges.
+    """Weighs the total variation of `batch["image"]`: images are smooth but for edges.
 
     Anisotropic: mean |dx| + mean |dy| over neighbours (Geiping et al. 2020, section 4).
     Isotropic: mean sqrt(dx^2 + dy^2) over pixels (Rudin et al. 1992), with edges
@@ -39,7 +39,7 @@ def total_variation(weight: Weight, *, isotropic: bool = False) -> Prior:
 
 
 class LeastSquares(NamedTuple):
-    """A prior that second-order attacks can use, too.
+    """A prior that second-order attacks can use as well.
 
     value: the prior, `(batch, t) -> []`.
     residual: `(batch, t) -> pytree`; half its sum of squares has the slope of `value`,
@@ -49,28 +49,28 @@ class LeastSquares(NamedTuple):
     value: Prior
     residual: Callable[[Any, jax.Array], Any]
 
-    def __call__(self, batch, t):
+    def __call__(self, batch: Batch, t: jax.Array) -> jax.Array:
         return self.value(batch, t)
 
 
 def smoothed_total_variation(
     weight: Weight, *, smoothing: float = 1e-2
 ) -> LeastSquares:
-    """Anisotropic total variation with sqrt(d^2 + smoothing^2) for |d|.
+    """Weighs the anisotropic total variation, with sqrt(d^2 + smoothing^2) for |d|.
 
     Vogel and Oman (1996), "Iterative Methods for Total Variation Denoising": the
     residual is d / (d^2 + smoothing^2)^(1/4), its denominator a constant.
     """
 
-    def differences(batch):
+    def differences(batch: Batch) -> list[jax.Array]:
         down, right = (jnp.diff(batch["image"], axis=axis) for axis in (-3, -2))
         return [d for d in (down, right) if d.size]
 
-    def value(batch, t):
+    def value(batch: Batch, t: jax.Array) -> jax.Array:
         lengths = [jnp.sqrt(d**2 + smoothing**2) for d in differences(batch)]
         return _at(weight, t) * sum(map(jnp.mean, lengths), jnp.zeros(()))
 
-    def residual(batch, t):
+    def residual(batch: Batch, t: jax.Array) -> list[jax.Array]:
         return [
             jnp.sqrt(_at(weight, t) / d.size)
             * d
@@ -82,14 +82,17 @@ def smoothed_total_variation(
 
 
 def l2(weight: Weight, *, center: float = 0.0) -> Prior:
-    """Mean squared distance of the pixels from `center`."""
+    """Weighs the mean squared distance of the pixels from `center`."""
     return lambda batch, t: _at(weight, t) * jnp.mean((batch["image"] - center) ** 2)
 
 
 def batch_norm(
-    weight: Weight, statistics_fn: Callable[[Params, Any], Any], params, observed
+    weight: Weight,
+    statistics_fn: Callable[[Params, Any], Any],
+    params: Params,
+    observed: Any,
 ) -> Prior:
-    """Distance of batch-norm statistics from those that the client shared.
+    """Weighs the distance of batch-norm statistics from those that the client shared.
 
     sum over layers of |mean - mean*|^2 + |var - var*|^2: Yin et al. (2021),
     "See through Gradients", equation 8.
@@ -101,7 +104,7 @@ def batch_norm(
       observed: the pytree of the shared (or inferred) statistics.
     """
 
-    def prior(batch, t):
+    def prior(batch: Batch, t: jax.Array) -> jax.Array:
         gaps = jax.tree.map(
             lambda s, o: jnp.sum((s - o) ** 2), statistics_fn(params, batch), observed
         )
@@ -111,7 +114,7 @@ def batch_norm(
 
 
 def group_consistency(weight: Weight, *, axis_name: str = "restarts") -> Prior:
-    """Mean squared distance from the mean over restarts of the same target.
+    """Weighs the mean squared distance from the mean of the target's restarts.
 
     Yin et al. (2021), equation 11, with the plain mean (their "lazy" form) in place of
     the mean after registration. The mean is a constant: each restart is drawn towards
@@ -122,7 +125,7 @@ def group_consistency(weight: Weight, *, axis_name: str = "restarts") -> Prior:
       axis_name: of the `vmap` over restarts; the driver names it "restarts".
     """
 
-    def prior(batch, t):
+    def prior(batch: Batch, t: jax.Array) -> jax.Array:
         image = batch["image"]
         consensus = jax.lax.stop_gradient(jax.lax.pmean(image, axis_name))
         return _at(weight, t) * jnp.mean((image - consensus) ** 2)
@@ -130,18 +133,18 @@ def group_consistency(weight: Weight, *, axis_name: str = "restarts") -> Prior:
     return prior
 
 
-def _at(weight, t):
+def _at(weight: Weight, t: jax.Array) -> float | jax.Array:
     return weight(t) if callable(weight) else weight
 
 
-def _anisotropic(image):
+def _anisotropic(image: jax.Array) -> jax.Array:
     down = jnp.abs(jnp.diff(image, axis=-3))
     right = jnp.abs(jnp.diff(image, axis=-2))
     # An image one pixel high or wide has no neighbours there, and no mean over them.
     return sum(jnp.mean(d) for d in (down, right) if d.size) + jnp.zeros(())
 
 
-def _isotropic(image):
+def _isotropic(image: jax.Array) -> jax.Array:
     down = jnp.diff(image, axis=-3, append=image[..., -1:, :, :])
     right = jnp.diff(image, axis=-2, append=image[..., -1:, :])
     squares = down**2 + right**2

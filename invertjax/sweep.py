@@ -1,7 +1,8 @@
 """A grid of settings on every target, as one compiled program.
 
 Whatever is a number to the attack (strengths of defenses, learning rates, weights of
-priors, keys) is an axis of arrays; what changes shapes or functions is another program.
+priors, keys) is an axis of arrays; what changes shapes or functions needs a program of
+its own.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from invertjax.driver import layout
 
 
 def product(**axes: Iterable[Any]) -> dict[str, np.ndarray]:
-    """All combinations of the values of some axes.
+    """Returns all combinations of the values of some axes.
 
     Args:
       axes: numbers, by name; none of them empty.
@@ -38,27 +39,27 @@ def product(**axes: Iterable[Any]) -> dict[str, np.ndarray]:
 
 
 def run(
+    keys: Key,
     make_attack: Callable[[Any, Any, Any], Attack],
     shared: Any,
     trials: Any,
     cells: Any,
-    keys: Key,
     *,
     on_chunk: Callable[[driver.Progress], None] = lambda progress: None,
     **options: Any,
 ) -> driver.Run:
-    """Every cell of a grid on every target: one compilation, whatever their number.
+    """Runs every cell of a grid on every target, with one compilation.
 
     A restart starts from the same key in every cell, so that cells compare in pairs.
     The client may be part of the sweep: what `make_attack` computes from a cell, such
     as a defended update, is computed in the program.
 
     Args:
+      keys: `[N, R]` PRNG keys.
       make_attack: `(shared, trial, cell) -> Attack`.
       shared: pytree that all share, e.g. the params of one network.
       trials: pytree of `[N, ...]`, e.g. updates.
       cells: pytree of `[C, ...]`, e.g. from `product`.
-      keys: `[N, R]` PRNG keys.
       on_chunk: see `driver.run`.
       options: of `driver.build`.
 
@@ -74,12 +75,12 @@ def run(
         raise ValueError(f"Expected cells of one leading axis [C], got {sizes}.")
     (count,) = sizes.pop()
     targets, _ = layout.sides(trials, keys)
-    # Rows are pairs of numbers: a cell's and a target's data are there once.
+    # Rows are pairs of numbers, so that the data of cells and targets is there once.
     cell, target = np.divmod(np.arange(count * targets), targets)
     rows = {"cell": cell, "target": target}
     everything = (shared, trials, jax.tree.map(jnp.asarray, cells))
 
-    def make(everything, row):
+    def make(everything: tuple, row: dict[str, jax.Array]) -> Attack:
         shared, trials, cells = everything
         trial = jax.tree.map(lambda leaf: leaf[row["target"]], trials)
         return make_attack(

@@ -3,8 +3,10 @@
 One CPU device, on any machine; tests of several start processes of their own.
 """
 
+import ctypes
 import gc
 import os
+import pathlib
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # before JAX reads it
 
@@ -27,6 +29,46 @@ def pytest_configure(config):
     if config.option.markexpr == "not slow":
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} {QUICK_TO_COMPILE}".strip()
+
+
+# JAX keeps whatever it has traced and compiled, 4.5 GB at the end: few tests share it.
+GROWTH = 0.5e9  # bytes, after which all of it is forgotten
+_least = [0]  # bytes that the process held when it had just forgotten
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text("utf-8").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _forget() -> None:
+    jax.clear_caches()
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # else it keeps what is freed for itself
+        libc.malloc_trim(0)
+    _least[0] = _resident()
+
+
+@pytest.fixture(autouse=True)
+def small_in_memory():
+    """After every test; below 2 GB in all, where a test takes no more than 1 GB."""
+    yield
+    if _resident() > _least[0] + GROWTH:
+        _forget()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_program_is_held():
+    """What a cache of ours holds on to grows with every test of every module."""
+    yield
+    _forget()
+    held = len(jax.devices()[0].client.live_executables())
+    assert held < 100, f"{held} compiled programs are held when all tests are done."
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ import tomllib
 
 import pytest
 
+from invertjax.auditing import attackers
+from invertjax.defenses.protections import PROTECTIONS
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LINES = 300  # of a file, at most
 FLOORS = 6  # of the packages of experiments, at most
@@ -21,8 +24,12 @@ OF_EDGE = OF_PURE | {"absl", "safetensors", "tqdm"}
 OF_MODELS = {"models", "flax", "jax"}
 # Imported when called, by one file alone, and not needed to install the rest.
 OPTIONAL = {"invertjax/defenses/accounting.py": {"dp_accounting"}}
+# What makes bytes is imported when called, so that the library does without.
+OF_REPORTS = {"PIL"}
 # The one arrow from a pure room to the edge, where it is called.
-TO_THE_EDGE: set[str] = set()
+TO_THE_EDGE = {"invertjax/auditing/report.py"}
+# Whoever else needs a fact about an attack or a defense reads its row.
+ROWS = {"invertjax/auditing/attackers.py", "invertjax/defenses/protections.py"}
 
 
 def sources(package):
@@ -70,6 +77,22 @@ def used(tree):
             yield ast.unparse(node)
 
 
+def inside(tree):
+    """The functions of a file, and the methods of its classes."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return ast.Module(found, [])
+
+
+class _WithoutBodies(ast.NodeTransformer):
+    def visit_FunctionDef(self, node):
+        return None
+
+
+def at_once(tree):
+    """What a file does when it is imported: all but its functions."""
+    return _WithoutBodies().visit(ast.parse(ast.unparse(tree)))
+
+
 def allowed(file):
     if file.startswith("models/"):
         return OF_MODELS
@@ -80,15 +103,27 @@ def allowed(file):
 def test_packages_import_only_what_they_may(package):
     for file, tree in trees(package).items():
         extra = packages(tree) - STDLIB - allowed(file) - OPTIONAL.get(file, set())
+        if file.startswith("invertjax/reports/"):
+            extra -= OF_REPORTS & packages(inside(tree))
         assert not extra, f"{file} imports {sorted(extra)}"
 
 
-@pytest.mark.parametrize("file", OPTIONAL)
-def test_optional_imports_wait_for_a_call(file):
+@pytest.mark.parametrize(
+    "file, wanted",
+    [
+        *OPTIONAL.items(),
+        ("invertjax/reports/pictures.py", OF_REPORTS),
+    ],
+)
+def test_optional_imports_wait_for_a_call(file, wanted):
     tree = trees("invertjax")[file]
-    assert OPTIONAL[file] <= packages(tree)
-    at_once = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
-    assert not OPTIONAL[file] & packages(ast.Module(at_once, []))
+    assert wanted <= packages(inside(tree)) and not wanted & packages(at_once(tree))
+
+
+def test_the_arrow_to_the_edge_waits_for_a_call():
+    for file in TO_THE_EDGE:
+        names = set(modules(at_once(trees("invertjax")[file])))
+        assert not any(name.startswith("invertjax.cli") for name in names)
 
 
 def test_pure_rooms_touch_no_files_flags_or_command_lines():
@@ -165,6 +200,85 @@ def test_every_command_is_a_folder_or_a_file_of_its_own_name():
     for name in COMMANDS:
         folder = ROOT / "experiments" / name / "__main__.py"
         assert folder.exists() or (ROOT / "experiments" / f"{name}.py").exists()
+
+
+def named_in_comparisons(tree, names):
+    """Names of rows that a file compares something with, or lists."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            texts = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            texts = [node.value]
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+            texts = node.elts if len(node.elts) > 1 else []
+        elif isinstance(node, ast.Dict) and len(node.keys) > 1:
+            texts = node.keys
+        else:
+            continue
+        found = {t.value for t in texts if isinstance(t, ast.Constant)}
+        lists = not isinstance(node, ast.Compare | ast.MatchValue)
+        # A list of one name among other words is not a list of rows.
+        if found & names and (not lists or found <= names):
+            yield from found & names
+
+
+@pytest.mark.parametrize("package", ["invertjax", "experiments"])
+def test_nobody_but_the_rows_names_an_attack_or_a_defense(package):
+    laws = {row.protection.law for row in PROTECTIONS.values()}  # of noise, too
+    names = {*attackers.NAMES, *PROTECTIONS} - laws
+    for file, tree in trees(package).items():
+        if file not in ROWS:
+            found = set(named_in_comparisons(tree, names))
+            assert not found, f"{file} compares with {sorted(found)}"
+
+
+def test_that_a_name_in_a_comparison_would_be_found():
+    names = {"posterior", "prune"}
+    for text in (
+        'a == "prune"',
+        'a in ("posterior", "prune")',
+        '{"prune": 1, "posterior": 2}',
+    ):
+        assert set(named_in_comparisons(ast.parse(text), names)), text
+    for text in ('f(attack="prune")', '("prune", "stop")', 'a == "none"'):
+        assert not set(named_in_comparisons(ast.parse(text), names)), text
+
+
+def test_no_function_takes_all_settings():
+    """Topics do; only what reads settings as a whole, or runs many, may not choose."""
+    whole = ("experiments/settings/", "experiments/audit/run.py")
+    whole += tuple(f"experiments/{name}/" for name in COMMANDS)
+    for package in ("experiments", "invertjax"):
+        for file, tree in trees(package).items():
+            if file.startswith(whole):
+                continue
+            for node in ast.walk(tree):
+                if isinstance(node, ast.arg) and node.annotation is not None:
+                    assert "Settings" not in ast.unparse(node.annotation), (
+                        f"{file}: {node.arg}"
+                    )
+
+
+def functions(tree):
+    """The functions and methods of a file, without those inside of functions."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        elif isinstance(node, ast.ClassDef):
+            yield from functions(node)
+
+
+@pytest.mark.parametrize("package", ["invertjax", "experiments"])
+def test_every_function_is_annotated(package):
+    for file, tree in trees(package).items():
+        for node in functions(tree):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [a.arg for a in given if a.annotation is None]
+            bare = [name for name in bare if name not in ("self", "cls")]
+            assert not bare, f"{file}: {node.name}({', '.join(bare)})"
+            assert node.returns is not None or node.name == "__init__", (
+                f"{file}: {node.name}"
+            )
 
 
 @pytest.mark.parametrize("package", ["invertjax", "models", "experiments"])

@@ -1,100 +1,243 @@
-"""A run about to start: all is read, checked and compiled, but for the attack."""
+"""From settings to all that an attack needs: read, observed and checked."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from experiments.audit import attacking, label_inference, scene
-from experiments.settings.config import Config
-from experiments.victims import network as victim
-from experiments.victims.inputs import PUBLIC, Sources
-from invertjax import driver, labels
+from experiments.settings.attack import NUMBERS, Attack
+from experiments.settings.clients import Clients
+from experiments.settings.data import Data
+from experiments.settings.run import Run
+from experiments.settings.saved_update import SavedUpdate
+from experiments.settings.victim import Victim, has_batch_norm
+from experiments.victims import checkpoint, inputs, saved_update, target
+from invertjax.auditing import Keys, Target, Threat, observed, situations
+from invertjax.auditing import run as auditing
+from invertjax.auditing.attacker import Attacker
+from invertjax.auditing.attackers import ATTACKERS
+from invertjax.auditing.run import Prepared
+from invertjax.driver import Cache
 
-
-class Prepared(NamedTuple):
-    """A run about to start: everything is read, checked and built."""
-
-    config: Config
-    scene: scene.Scene
-    attack: str
-    public: Any
-    notes: dict
-    num_classes: int
-    victim: victim.Victim | None
-
-
-class Bars(NamedTuple):
-    """How progress is shown. over: `(iterable, name) -> iterable`; steps: told a
-    `driver.Progress`; check: called between chunks, to raise a KeyboardInterrupt."""
-
-    over: Callable[[Any, str], Iterator] = lambda items, name: iter(items)
-    steps: Callable[[driver.Progress], None] = lambda progress: None
-    check: Callable[[], None] = lambda: None
+Progress = Callable[[Any, str], Iterator]  # `(iterable, name) -> iterable`
 
 
-SILENT = Bars()
+class Ready(NamedTuple):
+    """An audit that can start.
+
+    keys: of all that is random. prepared: the situation and the plan.
+    known: lines of the threat model. facts: what belongs beside the figures.
+    """
+
+    keys: Keys
+    prepared: Prepared
+    known: dict[str, str]
+    facts: dict[str, Any]
 
 
-def prepare(
-    config: Config,
-    sources: Sources,
-    bars: Bars = SILENT,
-    like: Prepared | None = None,
-    near: Prepared | None = None,
-) -> Prepared:
-    """Builds the victim, lets the clients share their updates, gathers the labels.
+def read(
+    data: Data, victim: Victim, clients: Clients, run: Run, *, cache: Cache
+) -> inputs.Inputs:
+    """Reads the images of a simulated run; runs of the same data in turn share them.
+
+    Raises:
+      ValueError: naming the flag of what is not there or does not fit.
+    """
+    checkpoint.check(victim)
+    key = ("inputs", inputs.key(data, clients, victim), run.dtype)
+    return cache(key, lambda: inputs.read(data, clients, victim, run.dtype), most=1)
+
+
+def simulated(
+    found: inputs.Inputs,
+    data: Data,
+    victim: Victim,
+    clients: Clients,
+    attack: Attack,
+    run: Run,
+    *,
+    progress: Progress = lambda items, name: iter(items),
+    cache: Cache,
+) -> Ready:
+    """Builds the victim, lets clients share their updates, and gathers the labels.
 
     Args:
-      config: resolved.
-      sources: from `read`.
-      bars: progress.
-      like: of a run that differs in numbers only; what is compiled there is used.
-      near: of a run of the same architecture; likewise, and its victim if it is ours.
+      found: from `read`.
+      data, victim, clients, attack, run: settings.
+      progress: a progress bar.
+      cache: of what is slow to make.
 
     Raises:
       ValueError: where the attack, or the inference of labels, does not fit the model.
     """
-    classes = sources.num_classes
-    if sources.given is not None:
-        stage = scene.given(config, sources.given, classes)
-        public, notes, built = None, {"given": config.params}, None
-        size, *shape = stage.shape
-        number = max(1, PUBLIC // size)
-        key = jax.random.key(config.seed)
-        probes = labels.noise_batches(key, number, size, tuple(shape), classes)
-    else:
-        built = (
-            near.victim
-            if near and victim.key(config) == victim.key(near.config)
-            else None
+    row, threat = ATTACKERS[attack.attack], threat_of(attack)
+    built = target.build(
+        data,
+        victim,
+        clients,
+        run,
+        found.truth["image"].shape[2:],
+        found.num_classes,
+        train_data=lambda: found.public,
+        check=checker(f"--model={victim.model}", attack, threat, cache),
+        progress=progress,
+        cache=cache,
+    )
+    keys = keys_of(run, attack, data.targets)
+    try:
+        situation = observed.simulate(
+            keys.clients,
+            row,
+            built.target,
+            threat,
+            built.params,
+            found.truth,
+            each=built.each,
+            cache=cache,
         )
-        built = built or victim.build(
-            config,
-            sources.truth["image"].shape[2:],
-            classes,
-            lambda: sources.public,
-            bars.over,
-            near.victim if near else None,
-        )
-        scene_like = like.scene if like else None
-        stage = scene.simulated(config, built, sources.truth, classes, scene_like)
-        public, notes = sources.public.images[:256], built.notes
-        probes = _probes(config, sources.public)
-    stage = label_inference.with_labels(config, stage, probes)
-    if config.attack == "posterior":
-        stage = scene.with_smoothness(stage, public)
-    name = attacking.chosen(config, stage)
-    return Prepared(config, stage, name, public, notes, classes, built)
+    except observed.NotFinite as error:
+        raise not_finite(error.index, victim, clients) from None
+    prepared = auditing.prepare(
+        keys,
+        row,
+        built.target,
+        situation,
+        public=inputs.batch_of(found.public),
+        cache=cache,
+        **options(attack),
+    )
+    return Ready(keys, prepared, known(data, victim, clients, attack), built.notes)
 
 
-def _probes(config, public):
-    """Public batches of the client's size (batch norm sees it), for label counts."""
-    size = min(config.batch_size, PUBLIC, len(public.images))
-    count = min(PUBLIC, len(public.images)) // size
-    return {
-        "image": public.images[: count * size].reshape(
-            count, size, *public.images.shape[1:]
-        ),
-        "label": public.labels[: count * size].reshape(count, size),
+def given(
+    saved: SavedUpdate,
+    victim: Victim,
+    clients: Clients,
+    attack: Attack,
+    run: Run,
+    *,
+    cache: Cache,
+) -> Ready:
+    """Reads an update that the reader's own code has saved, and gathers the labels.
+
+    Raises:
+      ValueError: naming the flag of what does not fit.
+    """
+    row, threat = ATTACKERS[attack.attack], threat_of(attack)
+    found = saved_update.read(saved, victim, clients, attack, run, cache=cache)
+    named = f"--loss={saved.loss}" if saved.loss else f"--model={victim.model}"
+    checker(named, attack, threat, cache)(found.target, found.params)
+    trials = observed.as_trials(jax.tree.map(lambda leaf: leaf[None], found.update))
+    situation = observed.situation(found.target, threat, trials, found.params)
+    keys = keys_of(run, attack, 1)
+    prepared = auditing.prepare(
+        keys, row, found.target, situation, cache=cache, **options(attack)
+    )
+    lines = {"batch_norm": _norm_knowledge(victim)}
+    return Ready(keys, prepared, lines, {"given": saved.params})
+
+
+def options(attack: Attack) -> dict[str, Any]:
+    """Returns what `auditing.prepare` is told of the attack."""
+    numbers = {
+        number: getattr(attack, name)
+        for name, number in NUMBERS.items()
+        if number in ATTACKERS[attack.attack].numbers
     }
+    warm = ATTACKERS[attack.warm_start] if attack.warm_start else None
+    return {"steps": attack.steps, "warm_start": warm, "numbers": numbers}
+
+
+def threat_of(attack: Attack) -> Threat:
+    """Returns what the attacker is told."""
+    return Threat(
+        attack.labels, bool(attack.defense_known), attack.local_known is not False
+    )
+
+
+def keys_of(run: Run, attack: Attack, count: int) -> Keys:
+    """Returns the keys of a run: the network's own is that of the seed."""
+    key = jax.random.key(run.seed % 2**32)
+
+    def folded(use: int) -> jax.Array:
+        start = jax.random.fold_in(key, use)
+        return jax.vmap(lambda i: jax.random.fold_in(start, i))(np.arange(count))
+
+    def trials(use: int, count: int) -> jax.Array:
+        keys = jax.random.split(jax.random.key(run.seed + use), count)
+        return jax.vmap(lambda key: jax.random.split(key, attack.restarts or 1))(keys)
+
+    return Keys(
+        clients=folded(1),
+        labels=folded(2),
+        attack=trials(1, count),
+        control=trials(2, 1),
+        noise=jax.random.clone(key),
+        host=run.seed,
+    )
+
+
+def not_finite(index: int, victim: Victim, clients: Clients) -> ValueError:
+    """Returns the error of an update that is not finite, with the flags that do it."""
+    named = []
+    if victim.train_steps:
+        named.append(f"--train_lr={victim.train_lr}")
+    if clients.local_steps:
+        named.append(f"--local_lr={clients.local_lr}")
+    named += [f"--defense={one}" for one in clients.defense]
+    return ValueError(
+        f"The update of target {index} is not finite: expected a model, and smaller "
+        f"values of {' '.join(named) or 'its params'}, that keep it so."
+    )
+
+
+def checker(
+    named: str, attack: Attack, threat: Threat, cache: Cache | None = None
+) -> Callable[[Target, Any], None]:
+    """Returns a check that refuses attacks on networks that they do not fit."""
+    answers = cache or Cache()
+    rows = [("attack", ATTACKERS[attack.attack])]
+    if attack.warm_start:
+        rows.append(("warm_start", ATTACKERS[attack.warm_start]))
+
+    def check(target: Target, params: Any) -> None:
+        for flag, row in rows:
+            reason = _refused(row, target, params, threat, answers)
+            if reason:
+                raise ValueError(f"--{flag}={row.name} does not fit {named}: {reason}.")
+
+    return check
+
+
+def _refused(
+    row: Attacker, target: Target, params: Any, threat: Threat, cache: Cache
+) -> str | None:
+    """Returns why an attack does not fit a network; asking may mean tracing it."""
+    refuses = row.refuses
+    if refuses is None:
+        return None
+    key = ("refused", row.name, situations.without_numbers(target), threat)
+    reason = cache(key, lambda: refuses(target, params, threat))
+    return reason.rstrip(".") if reason else None
+
+
+def known(
+    data: Data, victim: Victim, clients: Clients, attack: Attack
+) -> dict[str, str]:
+    """Returns the lines of the threat model that settings know best."""
+    lines = {"batch_norm": _norm_knowledge(victim)}
+    counted = attack.labels == "inferred" and clients.batch_size > 1
+    if counted or ATTACKERS[attack.attack].public:
+        lines["public_data"] = f"--train_split={data.train_split}"
+    return lines
+
+
+def _norm_knowledge(victim: Victim) -> str:
+    if victim.model is None:
+        return "as the given loss has it"
+    if not has_batch_norm(victim.model, victim.norm):
+        return "none in the model"
+    if victim.norm_mode == "eval":
+        return "eval mode: running statistics, known with the model"
+    return "train mode: statistics of the batch, not shared"

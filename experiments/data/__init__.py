@@ -6,6 +6,8 @@
 | `faces`        | faces and backgrounds of Labeled Faces in the Wild, 25x25    |
 | `folder:PATH`  | your own PNG and JPEG files, one folder a class              |
 | anything else  | a TFDS data set that is prepared on disk as array_record     |
+
+A data set that comes with the installation is a source and a row of `embedded.SOURCES`.
 """
 
 import numpy as np
@@ -97,19 +99,17 @@ def _open(
         if value is not None and value < 1:
             raise ValueError(f"Expected {argument}={value} >= 1.")
     wanted = select(split)
-    if name == "photos":
-        source = embedded.photos(wanted.split)
-    elif name == "faces":
-        source = embedded.faces(wanted.split)
+    if name in embedded.SOURCES:
+        source = embedded.SOURCES[name](wanted.split)
     elif name.startswith("folder:"):
         path = name.removeprefix("folder:")
         source = folder.open_source(path, wanted.split, image_size)
     else:
         source = tfds_source.open_source(name, wanted.split, data_dir, image_size)
-    indices = range(source.count)[wanted.slice][:limit]
+    indices = range(source.size)[wanted.slice][:limit]
     if not indices:
         raise ValueError(
             f"No images in split={split!r} of {name!r}: {wanted.split!r} holds "
-            f"{source.count}."
+            f"{source.size}."
         )
     return source, indices

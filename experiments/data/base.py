@@ -34,11 +34,11 @@ class Dataset(NamedTuple):
 class Source(NamedTuple):
     """A split that is known to exist but not yet read.
 
-    count: images in it; read: positions -> pairs of uint8 `[H, W, C]` and label;
+    size: images in it; read: positions -> pairs of uint8 `[H, W, C]` and label;
     image_size: side in pixels to resize to by default, None to leave as is.
     """
 
-    count: int
+    size: int
     class_names: tuple[str, ...]
     read: Callable[[Iterable[int]], Iterator[tuple[np.ndarray, int]]]
     image_size: int | None = None

@@ -6,7 +6,7 @@ is missing from the wheel.
 
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -159,3 +159,7 @@ def _path(file: str) -> pathlib.Path:
             "--force-reinstall scikit-image`."
         )
     return path
+
+
+# What comes with the installation, by name: `split -> Source`.
+SOURCES: dict[str, Callable[[str], Source]] = {"photos": photos, "faces": faces}

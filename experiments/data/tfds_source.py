@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from experiments.data.base import DAMAGED, Source, decode, require_split
+from experiments.data.embedded import SOURCES
 
-OWN_NAMES = ("photos", "faces", "folder:PATH")
+OWN_NAMES = (*SOURCES, "folder:PATH")
 _NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _CHUNK = 256

@@ -1,20 +1,28 @@
 """Attacks on what the server sees of a round, with the machinery of one audit."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.audit import attacking, label_inference, prepare, report, scene
-from experiments.audit import run as audit
-from experiments.audit.prepare import Bars, Prepared
+from experiments.audit import prepare
 from experiments.federate.training import Training
-from experiments.settings import federation, traced
-from experiments.settings.config import Config
+from experiments.settings.attack import Attack
+from experiments.settings.victim import Victim
 from invertjax import federated
+from invertjax.auditing import Report, Situation, Target, Watch, observed, run
+from invertjax.auditing.attackers import ATTACKERS
+from invertjax.auditing.report import picture_rows
+from invertjax.auditing.run import SILENT
+from invertjax.auditing.threat_model import threat_model
+from invertjax.base import Batch, Update
+from invertjax.cli import processes
+from invertjax.driver import Cache, stopping
+from invertjax.reports import pictures
 
-PROBES = 512  # held-out images, for label counts and baselines
-SHOWN = 16  # rows of a picture, and images in one
+PROBES = 512  # held-out images, for label counts and guesses
+SHOWN = 8  # updates in a picture
 
 
 class Audit(NamedTuple):
@@ -25,7 +33,7 @@ class Audit(NamedTuple):
       if nothing was attacked.
     """
 
-    found: dict
+    found: dict[str, Any]
     verdict: str
     picture: Any
 
@@ -33,12 +41,20 @@ class Audit(NamedTuple):
 NOTHING = Audit({"psnr_mean": None}, "nothing to attack: all clients dropped", None)
 
 
-def attack(
+def checker(victim: Victim, attack: Attack) -> Callable[[Target, Any], None]:
+    """Returns a check that refuses networks that the attack does not fit."""
+    named = f"--model={victim.model}"
+    return prepare.checker(named, attack, prepare.threat_of(attack))
+
+
+def audit(
     training: Training,
+    attack: Attack,
     seen: federated.Seen,
-    batch: Any,
-    bars: Bars = prepare.SILENT,
-    known: dict | None = None,
+    batch: Batch,
+    *,
+    watch: Watch = SILENT,
+    cache: Cache,
 ) -> Audit:
     """Attacks the updates that were shared in a round, or their mean.
 
@@ -46,148 +62,145 @@ def attack(
 
     Args:
       training: whose server it is.
-      seen: by it.
+      attack: settings.
+      seen: by the server.
       batch: pytree `[m, k, ...]`, the truth: what the clients used.
-      bars: progress.
-      known: what earlier audits of this training have compiled; it is added to.
+      watch: who follows.
+      cache: of compiled functions, shared by the audits of a training.
 
     Raises:
       KeyboardInterrupt: if it was interrupted; nothing is kept of it.
       ValueError: if labels cannot be inferred from the model.
     """
-    counts = np.flatnonzero(np.asarray(seen.weights) > 0)
-    if not len(counts):
+    if not np.any(np.asarray(seen.weights) > 0):
         return NOTHING
-    known = {} if known is None else known
-    ready, same = _prepared(training, seen, batch, counts, known)
-    rows, pictures = [], []
-
-    def on_row(row, arrays):
-        rows.append(row)
-        pictures.append(arrays)
-
-    program = known.get((*same, ready.attack))
-    measured = audit.run(ready, bars=bars, on_row=on_row, program=program)
-    known[same], known[(*same, ready.attack)] = ready.scene, measured["program"]
-    null = {} if measured["interrupted"] else audit.nulls(ready, measured, bars)
-    missing = ready.config.null_control and "shuffled_update" not in null
-    if measured["interrupted"] or missing:
+    keys, prepared = prepared_for(training, attack, seen, batch, cache=cache)
+    report = run.complete(
+        keys,
+        prepared,
+        rule=stopping.RULES[attack.stop or "never"],
+        control=bool(attack.null_control),
+        watch=watch,
+        memory_limit=processes.memory_limit(),
+        cache=cache,
+    )
+    if report is None or report.facts["interrupted"]:
         raise KeyboardInterrupt
-    summary = audit.summarise(ready, rows, measured, null)
-    return Audit(_numbers(summary, rows), summary["verdict"], _picture(rows, pictures))
+    lines = picture_rows(report.rows[:SHOWN], report.arrays[:SHOWN], "update")
+    return Audit(_numbers(report), report.verdict, pictures.grid(lines))
 
 
-def threat_model(training: Training, name: str) -> dict:
-    """What the attacker was given, as plain values for `summary.json`."""
-    settings, plan = training.settings, training.federation
-    members = plan.participants
-    attacked = federation.attacked(settings, plan, members)
-    sees = f"every client's update: {attacked.targets} of {members} are attacked"
-    if plan.sees == "mean":
-        sees = f"only the mean of {members} clients' updates, and their weights"
-    counted = attacked.labels == "inferred" and attacked.batch_size > 1
-    return {
-        **report.threat_model(attacked, name),
-        "server": f"honest-but-curious: sees the model and {sees}",
-        "public_data": f"--split={settings.split}" if counted else "none",
+def prepared_for(
+    training: Training,
+    attack: Attack,
+    seen: federated.Seen,
+    batch: Batch,
+    *,
+    cache: Cache,
+) -> tuple[run.Keys, run.Prepared]:
+    """Returns the keys and all that an attack on a round needs; see `audit`."""
+    counted = np.flatnonzero(np.asarray(seen.weights) > 0)
+    target = attacked(training, tuple(np.asarray(seen.weights)[counted].tolist()))
+    situation = _situation(training, target, attack, seen, batch, counted, cache)
+    keys = prepare.keys_of(training.run, attack, situation.updates)
+    test = training.test
+    public = {
+        "image": test.images[:PROBES].astype(training.run.dtype),
+        "label": test.labels[:PROBES],
     }
-
-
-def _prepared(training, seen, batch, counts, known) -> tuple[Prepared, tuple]:
-    """The attack, and what is the same wherever it compiles to the same."""
-    config = federation.attacked(training.settings, training.federation, len(counts))
-    mean = training.federation.sees == "mean"
-    same = config, tuple(np.asarray(seen.weights)[counts]) if mean else None
-    stage = _scene(config, training, seen, batch, counts)
-    if same in known:
-        now = dict(shared=stage.shared, trials=stage.trials, truth=stage.truth)
-        stage = known[same]._replace(**now)
-    images = training.test.images[:PROBES].astype(config.dtype)
-    probes = _probes(config, images, training.test.labels[:PROBES])
-    stage = label_inference.with_labels(config, stage, probes)
-    if config.attack == "posterior":
-        stage = scene.with_smoothness(stage, images)
-    name = attacking.chosen(config, stage)
-    built, classes = training.victim, training.data.num_classes
-    ready = Prepared(config, stage, name, images, built.notes, classes, built)
-    return ready, same
-
-
-def _scene(config: Config, training, seen, batch, counts) -> scene.Scene:
-    """What the server sees as trials: a client each, or the mean of all."""
-    if training.federation.sees == "mean":
-        roles = _averaged(training.roles, seen.weights[counts])
-        update = jax.tree.map(lambda leaf: leaf[None], _secure_mean(seen))
-        truth = jax.tree.map(lambda leaf: _merged(leaf[counts]), jax.device_get(batch))
-    else:
-        roles, chosen = training.roles, counts[: config.targets]
-        update = jax.tree.map(lambda leaf: leaf[chosen], seen.updates)
-        truth = jax.tree.map(lambda leaf: leaf[chosen], jax.device_get(batch))
-    update = jax.device_get(update)
-    given = traced.of(traced.as_attacked(config))
-    trials = {
-        "update": update,
-        "rms": _rms(update),
-        "numbers": jax.tree.map(lambda x: np.stack([x] * config.targets), given),
-    }
-    return scene.Scene(
-        roles.simulate,
-        roles.share,
-        shared={"params": jax.device_get(seen.params)},
-        trials=trials,
-        truth=truth,
-        shape=truth["image"].shape[1:],
-        num_classes=training.data.num_classes,
-        from_input=training.victim.from_input,
-        soften=roles.soften,
-        drawn=training.victim.drawn,
-        blocks=training.victim.blocks,
+    return keys, run.prepare(
+        keys,
+        ATTACKERS[attack.attack],
+        target,
+        situation,
+        public=public,
+        shown=PROBES,
+        cache=cache,
+        **prepare.options(attack),
     )
 
 
-def _averaged(roles, weights):
-    """The clients of the mean, as one."""
-    count, weights = len(weights), np.asarray(weights)
+def attacked(training: Training, weights: tuple[float, ...]) -> Target:
+    """Returns what an attack takes for its target: one client, or the mean of all.
 
-    def simulate(config):
-        return federated.averaged(roles.simulate(config), count, weights)
+    Args:
+      training: whose clients they are.
+      weights: of the clients of the round that count.
+    """
+    target = training.target
+    if training.federation.sees == "client":
+        return target
+    size, *shape = target.shape
+    return target._replace(shape=(len(weights) * size, *shape), members=weights)
 
-    def soften(config, sharpness):
-        return federated.averaged(roles.soften(config, sharpness), count, weights)
 
-    return roles._replace(simulate=simulate, soften=roles.soften and soften)
+def threats(training: Training, attack: Attack, name: str) -> dict[str, Any]:
+    """Returns what the attacker was given, as plain values for `summary.json`.
+
+    Args:
+      training: whose server it is.
+      attack: settings.
+      name: of the attack that was run.
+    """
+    members, data = training.federation.participants, training.data
+    target = attacked(training, (1.0,) * members)
+    sees = f"every client's update: {data.targets} of {members} are attacked"
+    if target.members is not None:
+        sees = f"only the mean of {members} clients' updates, and their weights"
+    counted = attack.labels == "inferred" and target.shape[0] > 1
+    known = prepare.known(data, training.victim, training.clients, attack)
+    return threat_model(
+        ATTACKERS[name],
+        target,
+        prepare.threat_of(attack),
+        warm_start=attack.warm_start,
+        known={
+            **known,
+            "server": f"honest-but-curious: sees the model and {sees}",
+            "public_data": f"--split={data.split}" if counted else "none",
+        },
+    )
 
 
-@jax.jit
-def _secure_mean(seen):
+def _situation(
+    training: Training,
+    target: Target,
+    attack: Attack,
+    seen: federated.Seen,
+    batch: Batch,
+    counted: np.ndarray,
+    cache: Cache,
+) -> Situation:
+    """Returns what the server sees as trials: a client each, or the mean of all."""
+    truth = jax.device_get(batch)
+    if target.members is None:
+        chosen = counted[: training.data.targets]
+        updates = jax.tree.map(lambda leaf: leaf[chosen], seen.updates)
+        truth = jax.tree.map(lambda leaf: leaf[chosen], truth)
+    else:
+        mean = cache.jit(("secure_mean",), lambda: _secure_mean)
+        updates = jax.tree.map(lambda leaf: leaf[None], mean(seen))
+        truth = jax.tree.map(lambda leaf: _merged(leaf[counted]), truth)
+    trials = observed.as_trials(jax.device_get(updates))
+    params, threat = jax.device_get(seen.params), prepare.threat_of(attack)
+    return observed.situation(target, threat, trials, params, truth=truth)
+
+
+def _secure_mean(seen: federated.Seen) -> Update:
     return federated.secure_mean()(seen._replace(key=jax.random.clone(seen.key)))
 
 
-def _merged(leaf):
-    """`[m, k, ...]` to `[1, m * k, ...]`."""
+def _merged(leaf: Any) -> Any:
+    """Returns `[m, k, ...]` as `[1, m * k, ...]`."""
     return leaf.reshape(1, -1, *leaf.shape[2:])
 
 
-def _probes(config, images, labels):
-    """Batches of the attacked size, as its counts of labels need them."""
-    size = min(config.batch_size, len(images))
-    count = len(images) // size
-    rows = np.arange(count * size).reshape(count, size)
-    return {"image": images[rows], "label": labels[rows]}
-
-
-def _rms(updates):
-    """`[N]`, of all coordinates of each."""
-    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(updates)]
-    return np.sqrt(np.mean(np.concatenate(leaves, axis=1) ** 2, axis=1))
-
-
-def _numbers(summary, rows):
-    psnr = np.concatenate([row["psnr"] for row in rows])
+def _numbers(report: Report) -> dict[str, Any]:
+    psnr, summary = report.metrics["psnr"].values, report.summary
     nulls = {name: x for name, x in summary.items() if name.startswith("null_")}
     return {
-        "attack": summary["attack"],
-        "images": len(psnr),
+        "attack": report.attack,
+        "images": psnr.size,
         "psnr_mean": float(psnr.mean()),
         "psnr_std": float(psnr.std()),
         "psnr_min": float(psnr.min()),
@@ -199,13 +212,3 @@ def _numbers(summary, rows):
         "update_rms": summary["update_rms_mean"],
         "seconds_attack": summary["seconds_compile"] + summary["seconds_run"],
     }
-
-
-def _picture(rows, arrays):
-    lines = []
-    for row, batch in list(zip(rows, arrays, strict=True))[: SHOWN // 2]:
-        title = f"update {row['target']}"
-        captions = [f"{value:.1f} dB" for value in row["psnr"]]
-        lines.append((f"{title}\noriginal", batch["original"][:SHOWN], []))
-        lines.append(("  reconstructed", batch["image"][:SHOWN], captions))
-    return report.grid(lines)

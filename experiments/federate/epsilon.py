@@ -1,4 +1,4 @@
-"""What clients that train with `--defense=dp_sgd:Z` have spent: epsilon, at DELTA.
+"""What clients that train with DP-SGD (`--defense=dp_sgd:Z`) have spent: epsilon.
 
 For every example of a client, whichever rounds it takes part in, against a server that
 sees all of its updates: Abadi et al. (2016), on batches of fixed size that are drawn
@@ -6,43 +6,41 @@ without replacement (`federated.rows_of`), when one example is replaced.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.settings import defense_flags
-from experiments.settings.config import Config
+from experiments.settings.clients import Clients
+from experiments.settings.run import Run
 from invertjax import federated
-from invertjax.defenses import accounting
+from invertjax.defenses import Protection, accounting
 
 DELTA = 1e-5
 
 
-def check(settings: Config, partition: list) -> None:
+def check(clients: Clients, partition: Sequence[np.ndarray]) -> None:
     """Refuses DP-SGD where its guarantee would not hold, or cannot be computed.
 
     Raises:
       ValueError: naming the flag and what is right.
     """
-    spec = _spec(settings)
-    if spec is None:
+    private = _private(clients)
+    if private is None:
         return
-    named = f"--defense={settings.defense[0]}"
-    others = [
-        other.name
-        for other in defense_flags.specs(settings.defense)
-        if other.kind.client and other != spec
-    ]
-    if others or settings.defense.count(settings.defense[0]) > 1:
+    named = f"--defense={private}"
+    others = [one for one in clients.defense if one.client or one.multiplier]
+    others.remove(private)
+    if others:
         raise ValueError(
-            f"--defense=dp_sgd does not go with --defense={(others or ['dp_sgd'])[0]} "
+            f"--defense={private.name} does not go with --defense={others[0].name} "
             "here: there is no account of both; expected one of them."
         )
-    if settings.local_shuffle:
+    if clients.local_shuffle:
         raise ValueError(
             f"--local_shuffle does not go with {named}: shuffled batches may hold a "
             "row twice, which the account does not cover; expected --nolocal_shuffle."
         )
-    least, size = _least(partition), _local_batch(settings)
+    least, size = _least(partition), _local_batch(clients)
     if least < size:
         raise ValueError(
             f"{named}: a client has {least} examples for batches of {size}, so "
@@ -56,39 +54,42 @@ def check(settings: Config, partition: list) -> None:
 
 
 def epsilon(
-    settings: Config, partition: list, participants: int, rounds: int
+    clients: Clients,
+    run: Run,
+    partition: Sequence[np.ndarray],
+    participants: int,
+    rounds: int,
 ) -> dict[str, float | None]:
-    """`{"epsilon": e, "delta": DELTA}` after so many rounds; {} without DP-SGD.
+    """Returns `{"epsilon": e, "delta": DELTA}` after so many rounds; {} without DP-SGD.
 
     An upper bound for every client: as many rounds as the client that took part most
     often, and as few examples as the one that has fewest. None: no bound.
     """
-    spec = _spec(settings)
-    if spec is None:
+    private = _private(clients)
+    if private is None or private.multiplier is None:
         return {}
     sizes = [len(rows) for rows in partition]
     taken = np.zeros(len(sizes), int)
-    for round in range(rounds):
-        ids = federated.clients_of(round, sizes, participants, settings.seed)
-        taken[ids] += 1
+    for number in range(rounds):
+        taken[federated.clients_of(number, sizes, participants, run.seed)] += 1
     found = accounting.epsilon(
-        spec.value[0],
-        steps=int(taken.max()) * max(settings.local_steps, 1),
+        private.multiplier(private.value),
+        steps=int(taken.max()) * max(clients.local_steps, 1),
         delta=DELTA,
-        batch_size=_local_batch(settings),
+        batch_size=_local_batch(clients),
         examples=_least(partition),
     )
     return {"epsilon": found if math.isfinite(found) else None, "delta": DELTA}
 
 
-def _spec(settings):
-    specs = defense_flags.specs(settings.defense)
-    return next((spec for spec in specs if spec.name == "dp_sgd"), None)
+def _private(clients: Clients) -> Protection | None:
+    """Returns the defense whose noise an accountant knows, None if there is none."""
+    return next((one for one in clients.defense if one.multiplier), None)
 
 
-def _local_batch(settings):
-    return settings.batch_size // max(settings.local_steps, 1)
+def _local_batch(clients: Clients) -> int:
+    return clients.batch_size // max(clients.local_steps, 1)
 
 
-def _least(partition):
+def _least(partition: Sequence[np.ndarray]) -> int:
     return min(len(rows) for rows in partition if len(rows))

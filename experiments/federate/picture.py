@@ -10,13 +10,12 @@ matplotlib.use("Agg")  # before pyplot: no screen is needed
 
 from matplotlib import pyplot  # noqa: E402
 
-from experiments.show.curves import COLORS  # noqa: E402
-
+VERMILION = "#D55E00"  # of the palette of Okabe and Ito, for all eyes
 NULLS = ("null_mean_image", "null_random_image", "null_shuffled_update")
 
 
 def draw(rows: list[dict], title: str) -> Image.Image:
-    """Accuracy above, PSNR of the reconstructed images below, where there were audits.
+    """Draws accuracy above and the PSNR of reconstructed images below, if any were.
 
     Args:
       rows: of metrics.jsonl.
@@ -38,7 +37,7 @@ def draw(rows: list[dict], title: str) -> Image.Image:
     return Image.open(content)
 
 
-def _accuracy(axes: Any, rows):
+def _accuracy(axes: Any, rows: list[dict]) -> None:
     xs, ys = _points(rows, "accuracy")
     axes.plot(xs, ys, color="black", marker="o", markersize=3)
     axes.set_ylim(0, 1.02)
@@ -46,7 +45,7 @@ def _accuracy(axes: Any, rows):
     axes.grid(alpha=0.3)
 
 
-def _leakage(axes: Any, audits):
+def _leakage(axes: Any, audits: list[dict]) -> None:
     xs, means = _points(audits, "psnr_mean")
     _, low = _points(audits, "psnr_min")
     _, high = _points(audits, "psnr_max")
@@ -54,7 +53,7 @@ def _leakage(axes: Any, audits):
         [m - x for m, x in zip(means, low, strict=True)],
         [x - m for m, x in zip(means, high, strict=True)],
     ]
-    style = dict(color=COLORS[1], marker="o", capsize=4, linewidth=2)
+    style = dict(color=VERMILION, marker="o", capsize=4, linewidth=2)
     label = "reconstructed: mean, worst to best image"
     axes.errorbar(xs, means, yerr=spread, label=label, **style)
     floor = [max(row[name] for name in NULLS if name in row) for row in audits]
@@ -65,5 +64,5 @@ def _leakage(axes: Any, audits):
     axes.grid(alpha=0.3)
 
 
-def _points(rows, name):
+def _points(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
     return [row["round"] for row in rows], [row[name] for row in rows]

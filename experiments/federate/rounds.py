@@ -4,7 +4,7 @@ A row of metrics.jsonl is of a round that was tested or attacked, or in which cl
 were dropped: `accuracy` is that of the model before the round, r rounds old.
 """
 
-import json
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.audit import run as audit
-from experiments.audit.prepare import Bars
+from experiments.audit.versions import versions
 from experiments.federate import auditing, epsilon, training
+from experiments.federate.auditing import Audit
 from experiments.federate.training import Training
-from experiments.settings import traced
-from invertjax.cli import checkpoints
+from experiments.settings.attack import Attack
+from invertjax import federated
+from invertjax.auditing import Watch
+from invertjax.cli import recorder
+from invertjax.cli.recorder import Recorder
 from invertjax.cli.run_folder import RunDir
+from invertjax.driver import Cache
 
 FILES = (
     "config.json",
@@ -28,118 +32,128 @@ FILES = (
     "federation.png",
     "audit-*.png",
 )
-FLUSH_SECONDS = 1.0
 
 
 class NotFinite(Exception):
     """Clients' updates were not finite, and that ends the run."""
 
 
-class Keeper:
-    """Rows and state: in memory, and on disk after the first round that ends a second
-    or more after the last time; after ten times what writing takes, if that is longer.
+def recording(out: RunDir, start: Any) -> Recorder:
+    """Returns the rows and the state of a run, from its start or where it was ended.
 
-    Rows are written before the state. Whoever goes on forgets rows of rounds that the
-    state has not done.
+    Raises:
+      ValueError: where the folder holds a state that cannot be read, or of another run.
     """
-
-    def __init__(self, out: RunDir, start: Any):
-        self.out, self.rows, self.state = out, [], start
-        self.seconds, self.pause, self.written = 0.0, FLUSH_SECONDS, time.monotonic()
-        file = out.path / "state.npz"
-        if file.exists():
-            try:
-                self.state = checkpoints.load(file, start)
-                self.rows = self._rows_before(int(self.state.round))
-            except (ValueError, LookupError) as error:
-                raise ValueError(
-                    f"--resume: {error} Start again with --overwrite."
-                ) from None
-            self.seconds = self.rows[-1]["seconds"] if self.rows else 0.0
-
-    def _rows_before(self, round):
-        file = self.out.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [row for row in map(json.loads, lines) if row["round"] < round]
-
-    def complete(self) -> bool:
-        """Whether the folder holds a whole run."""
-        return self.out.json("summary.json").get("interrupted") is False
-
-    def add(self, row: dict | None, state: Any) -> None:
-        """The state after a round, and its row if it has one."""
-        self.rows += [row] if row else []
-        self.state = state
-        if time.monotonic() - self.written > self.pause:
-            self.flush()
-
-    def flush(self) -> None:
-        start = time.monotonic()
-        self.out.write_rows(self.rows)
-        checkpoints.save(self.out.path / "state.npz", self.state)
-        self.written = time.monotonic()
-        self.pause = max(FLUSH_SECONDS, 10 * (self.written - start))
+    store = recorder.state(start, lambda row, state: row["round"] < int(state.round))
+    return Recorder(out, store)
 
 
 def train(
-    trained: Training, keeper: Keeper, bars: Bars, on_round: Callable[[dict], None]
+    trained: Training,
+    attack: Attack,
+    keeper: Recorder,
+    *,
+    watch: Watch,
+    on_round: Callable[[dict], None],
+    cache: Cache,
 ) -> None:
     """Goes on from the keeper's state to the last round.
 
     Args:
       trained: from `training.prepare`.
-      keeper: of rows and state.
-      bars: progress of attacks; its `check` is called after every round too.
+      attack: settings.
+      keeper: from `recording`.
+      watch: who follows the attacks; its `check` is called after every round too.
       on_round: told of every round: its number, and accuracy and PSNR where measured.
+      cache: of compiled functions.
 
     Raises:
-      KeyboardInterrupt: as `bars.check`; the keeper has all rounds that are done.
+      KeyboardInterrupt: as `watch.check`; the keeper has all rounds that are done.
       NotFinite: with `on_nan` "stop"; the keeper has the state before that round.
     """
-    found = traced.of(trained.settings)
-    dataset = training.dataset(trained)
-    step = jax.jit(lambda *args: training.step(trained, *args))
-    test = jax.jit(training.tester(trained))
-    first, rounds = int(keeper.state.round), trained.federation.rounds
-    plan, known = trained.plan(range(first, rounds + 1)), {}
-    for i, round in enumerate(range(first, rounds + 1)):
-        start, state = time.monotonic(), keeper.state
-        row = _tested(trained, round, test, state)
+    found, dataset = training.numbers(trained), training.dataset(trained)
+    step = cache.jit(("round", training.static(trained)), lambda: _stepper(trained))
+    test = cache.jit(("test",), lambda: training.tester(trained))
+    audit = functools.partial(auditing.audit, trained, attack, watch=watch, cache=cache)
+    first, rounds = int(keeper.payload.round), trained.federation.rounds
+    plan = trained.plan(range(first, rounds + 1))
+    for i, number in enumerate(range(first, rounds + 1)):
+        start, state = time.monotonic(), keeper.payload
+        row = _tested(trained, number, test, state)
         one = jax.tree.map(lambda leaf, i=i: leaf[i], plan)
-        if round < rounds or _is_audited(trained, round):
+        if number < rounds or _is_audited(trained, number):
             after, seen, log = step(found, state, dataset, one)
-            if round < rounds:
+            if number < rounds:
                 row |= _dropped(seen, log, one.ids)
                 _check_finite(trained, row)
-            if _is_audited(trained, round):
+            if _is_audited(trained, number):
                 batch = jax.tree.map(lambda leaf, one=one: leaf[one.rows], dataset)
-                done = auditing.attack(trained, seen, batch, bars, known)
-                row |= _said(keeper.out, round, done)
-            state = after if round < rounds else state
+                row |= _said(keeper.folder, number, audit(seen, batch))
+            state = after if number < rounds else state
         keeper.seconds += time.monotonic() - start
-        on_round({"round": round, **row})
-        row = {"round": round, "accuracy": None, **row, "seconds": keeper.seconds}
+        on_round({"round": number, **row})
+        row = {"round": number, "accuracy": None, **row, "seconds": keeper.seconds}
         keeper.add(row if _is_kept(row) else None, state)
-        bars.check()
+        watch.check()
 
 
-def _is_audited(trained, round):
-    return round in trained.federation.audit_rounds
+def summarise(
+    trained: Training, attack: Attack, keeper: Recorder, stopped: str | None
+) -> dict[str, Any]:
+    """Returns `summary.json`: how it went, what leaked, and the threat model.
+
+    Args:
+      trained, attack, keeper: see `train`.
+      stopped: why it ended before the last round; None: it did not.
+    """
+    rows = keeper.rows
+    tested = [row for row in rows if row["accuracy"] is not None]
+    attacked = [row for row in rows if row.get("attack")]
+    last = tested[-1] if tested else {}
+    name = attacked[-1]["attack"] if attacked else attack.attack
+    return {
+        "rounds": int(keeper.payload.round),
+        "interrupted": stopped is not None,
+        "stopped": stopped,
+        "accuracy": last.get("accuracy"),
+        **{name: last[name] for name in ("epsilon", "delta") if name in last},
+        **_sizes(trained),
+        "updates_dropped": sum(row.get("dropped", 0) for row in rows),
+        "rounds_unchanged": sum(row.get("model_unchanged", False) for row in rows),
+        "audits": [_brief(row) for row in attacked],
+        "seconds": keeper.seconds,
+        "threat_model": auditing.threats(trained, attack, name),
+        **versions(),
+    }
 
 
-def _tested(trained, round, test, state):
-    """Accuracy, and epsilon if there is one, where it is time."""
+def _stepper(trained: Training) -> Callable:
+    return lambda *args: training.step(trained, *args)
+
+
+def _is_audited(trained: Training, number: int) -> bool:
+    return number in trained.federation.audit_rounds
+
+
+def _tested(
+    trained: Training, number: int, test: Callable, state: federated.State
+) -> dict[str, Any]:
+    """Returns accuracy, and epsilon if there is one, where it is time."""
     plan = trained.federation
-    at_last = round == plan.rounds
-    if round % plan.evaluate_every and not at_last and not _is_audited(trained, round):
+    at_last = number == plan.rounds
+    if (
+        number % plan.evaluate_every
+        and not at_last
+        and not _is_audited(trained, number)
+    ):
         return {}
     spent = epsilon.epsilon(
-        trained.settings, trained.partition, plan.participants, round
+        trained.clients, trained.run, trained.partition, plan.participants, number
     )
     return {"accuracy": float(test(state.params)), **spent}
 
 
-def _dropped(seen, log, ids):
+def _dropped(seen: federated.Seen, log: federated.Log, ids: Any) -> dict[str, Any]:
     count = int(log.dropped)
     if not count:
         return {"dropped": 0}
@@ -151,61 +165,37 @@ def _dropped(seen, log, ids):
     }
 
 
-def _check_finite(trained, row):
+def _check_finite(trained: Training, row: dict[str, Any]) -> None:
     if row["dropped"] and trained.federation.on_nan == "stop":
         raise NotFinite(
             f"updates that are not finite, of clients {row['clients_dropped']}"
         )
 
 
-def _said(out, round, done):
+def _said(out: RunDir, number: int, done: Audit) -> dict[str, Any]:
+    """Writes the picture of an audit, and returns its part of a row."""
     if done.picture is not None:
-        out.write_image(f"audit-{round:05}.png", done.picture)
+        out.write_image(f"audit-{number:05}.png", done.picture)
     return {**done.found, "verdict": done.verdict}
 
 
-def _is_kept(row):
-    return row["accuracy"] is not None or row.get("dropped")
+def _is_kept(row: dict[str, Any]) -> bool:
+    return row["accuracy"] is not None or bool(row.get("dropped"))
 
 
-def summarise(trained: Training, keeper: Keeper, stopped: str | None) -> dict:
-    """`summary.json`: how it went, what leaked, and the threat model.
-
-    Args:
-      stopped: why it ended before the last round; None: it did not.
-    """
+def _sizes(trained: Training) -> dict[str, int]:
+    """Returns who has how many examples."""
     sizes = np.array([len(rows) for rows in trained.partition])
-    plan, rows = trained.federation, keeper.rows
-    tested = [row for row in rows if row["accuracy"] is not None]
-    attacked = [row for row in rows if row.get("attack")]
-    last = tested[-1] if tested else {}
+    in_a_step = trained.clients.batch_size // trained.steps
     return {
-        "rounds": int(keeper.state.round),
-        "interrupted": stopped is not None,
-        "stopped": stopped,
-        "accuracy": last.get("accuracy"),
-        **{name: last[name] for name in ("epsilon", "delta") if name in last},
-        "clients": plan.clients,
+        "clients": trained.federation.clients,
         "clients_without_data": int(np.sum(sizes == 0)),
-        "clients_that_repeat_rows": int(np.sum((sizes > 0) & (sizes < _rows(trained)))),
+        "clients_that_repeat_rows": int(np.sum((sizes > 0) & (sizes < in_a_step))),
         "examples_least": int(sizes[sizes > 0].min()),
         "examples_most": int(sizes.max()),
-        "updates_dropped": sum(row.get("dropped", 0) for row in rows),
-        "rounds_unchanged": sum(row.get("model_unchanged", False) for row in rows),
-        "audits": [_brief(row) for row in attacked],
-        "seconds": keeper.seconds,
-        "threat_model": auditing.threat_model(
-            trained, attacked[-1]["attack"] if attacked else trained.settings.attack
-        ),
-        **audit.versions(),
     }
 
 
-def _rows(trained):
-    """Rows of one local step."""
-    return trained.settings.batch_size // trained.steps
-
-
-def _brief(row):
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
     names = ("round", "accuracy", "psnr_mean", "psnr_min", "psnr_max", "verdict")
     return {name: row[name] for name in names}

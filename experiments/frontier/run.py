@@ -1,57 +1,53 @@
 """The two halves of a frontier: federations trained, and updates attacked."""
 
-import dataclasses
+import contextlib
 import json
 import pathlib
 import queue
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from experiments.audit import baselines
-from experiments.audit import run as audit
+from experiments.audit import prepare
+from experiments.audit.prepare import Ready
+from experiments.data import Dataset
 from experiments.frontier import accuracy
-from experiments.settings.config import Config
+from experiments.frontier.accuracy import Setup
+from experiments.settings import federation
+from experiments.settings.data import Data
 from experiments.settings.federation import Federation
-from experiments.sweep import folder as sweepdir
+from experiments.settings.settings import Settings, replaced
+from experiments.sweep import folder as sweeps
 from experiments.sweep import programs
-from experiments.sweep import run as sweeping
+from experiments.sweep import run as sweep
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
 from experiments.victims import inputs
 from invertjax import metrics
+from invertjax.auditing import controls
 from invertjax.cli import run_folder
+from invertjax.cli.progress import Bar
+from invertjax.driver import Cache
 
 TRAININGS, LABELS, ATTACKS = "trainings.jsonl", "labels.jsonl", "attacks"
 FEDERATION = "federation.json"
 RESULTS = ("frontier.csv", "frontier.png")
 
-
-def with_attackers(path: str, cells: list[Config]) -> list[Config]:
-    """The cells of a grid, each with the attackers who know of its defense.
-
-    Raises:
-      ValueError: on a setting that a frontier varies itself.
-    """
-    for cell in cells:
-        for name in ("defense_known", "attack"):
-            if getattr(cell, name) in (True, "auto", "posterior"):
-                raise ValueError(
-                    f"{path}: {name} = {getattr(cell, name)}: expected none, and an "
-                    "attack such as inverting_gradients: adaptive ones are added."
-                )
-    every = [one for cell in cells for one in (cell, *accuracy.adaptive(cell))]
-    return list(dict.fromkeys(every))
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def open_(
-    path: str, cells: list[Config], axes: dict, plan: Federation, *, overwrite: bool
-) -> pathlib.Path:
+def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathlib.Path:
     """Makes the folder, or finds this very frontier in it.
+
+    Args:
+      path: of the folder.
+      cells: the grid, with all attackers.
+      plan: the federation.
+      overwrite: whether a former frontier in the folder is removed.
 
     Raises:
       ValueError: if it cannot be written, or holds other results.
@@ -61,27 +57,36 @@ def open_(
     if overwrite:
         for name in (TRAININGS, LABELS, FEDERATION, *RESULTS):
             (folder / name).unlink(missing_ok=True)
-    now = json.loads(json.dumps(dataclasses.asdict(plan)))
+    now = json.loads(json.dumps(federation.flat(plan)))
     file = folder / FEDERATION
-    if file.exists() and json.loads(file.read_text("utf-8")) != now:
+    if file.exists() and _read_json(file, named) != now:
         raise ValueError(
             f"{named} holds results of another federation: give --overwrite or another "
             "folder."
         )
-    attacks = str(folder / ATTACKS)
-    sweepdir.open_(attacks, Grid(cells, axes, 0), overwrite=overwrite)
-    file.write_text(json.dumps(now, indent=1), "utf-8")
+    sweeps.open_(str(folder / ATTACKS), cells, overwrite=overwrite)
+    run_folder.write(file, json.dumps(now, indent=1).encode())
     return folder
+
+
+def _read_json(file: pathlib.Path, named: str) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{named}: its {file.name} cannot be read; give --overwrite or another "
+            "folder."
+        ) from None
 
 
 class Run:
     """One frontier on its way into a folder; what is there already is not done again.
 
     Args:
-      folder: of the results.
+      folder: from `open_`.
       plan: the federation.
-      check: called in between, to raise a KeyboardInterrupt.
-      bar: `(iterable, words, total) -> iterable`, a progress bar.
+      check: called between portions of work; it may raise a KeyboardInterrupt.
+      bar: `(words, total=number) -> Bar`, as `progress.Bar`.
     """
 
     def __init__(
@@ -89,133 +94,130 @@ class Run:
         folder: pathlib.Path,
         plan: Federation,
         check: Callable[[], None],
-        bar: Callable,
+        bar: Callable[..., Bar],
     ):
         self.folder, self.plan = folder, plan
         self.check, self.bar = check, bar
+        self.cache = Cache()
 
-    def train(self, trainings: list[list[Config]]) -> None:
-        """A row a federation."""
-        load = _once(inputs.load, _split)
+    def train(self, trainings: Sequence[list[Setup]]) -> None:
+        """Writes a row a federation."""
+        cache = Cache()  # the examples of all clients are let go of afterwards
 
-        def work(cells):
-            return accuracy.accuracies(cells, self.plan, load, self._checked)
+        def load(data: Data, flag: str) -> Dataset:
+            split = getattr(data, flag)
+            key = ("examples", data.dataset, data.data_dir, data.image_size, split)
+            return cache(key, lambda: inputs.load(data, flag))
 
-        self._each(trainings, work, TRAININGS, "training", "federations")
+        def work(setups: list[Setup]) -> list[dict[str, Any]]:
+            return accuracy.accuracies(setups, self.plan, load, self._checked, cache)
 
-    def read_labels(self, cells: list[Config]) -> None:
-        """The share of labels that updates give away, and what a guess would score."""
-        read = _once(audit.read, inputs.key)
+        def name(setup: Setup) -> str:
+            return accuracy.name_of(setup, self.plan)
 
-        def work(cells):
-            like, found = None, []
-            for cell in self._checked(cells):
-                wanted = dataclasses.replace(cell, labels="inferred")
-                like = audit.prepare(wanted, read(wanted), like=like)
-                found.append(_labels(cell, like))
-            return found
+        self._each(trainings, work, TRAININGS, "training", name, "federations")
 
-        plain = programs.by_client([cell for cell in cells if not cell.defense_known])
-        self._each(plain, work, LABELS, "cell", "labels")
+    def read_labels(self, cells: Iterable[Settings]) -> None:
+        """Writes a row a cell: the share of labels that updates give away, and what a
+        guess scores."""
+
+        def work(cells: list[Settings]) -> list[dict[str, Any]]:
+            return [_labels(cell, self._read(cell)) for cell in self._checked(cells)]
+
+        plain = [cell for cell in cells if not cell.attack.defense_known]
+        kinds = programs.by_client(plain)
+        self._each(kinds, work, LABELS, "cell", table_.name_of, "labels")
 
     def attack(self, attacks: list[programs.Group]) -> None:
-        """A row a target, by `sweeping.Sweep`."""
+        """Writes a row a target, by `sweep.Sweep`."""
         total = sum(group.rows for group in attacks)
-        with self.bar(None, "attacks", total) as bar:
+        with self.bar("attacks", total=total) as bar:
 
-            def progress(count, psnr):
+            def progress(count: int, psnr: float | None) -> None:
                 del psnr
-                bar.update(count)
+                bar.add(count)
 
-            sweep = sweeping.Sweep(
-                self.folder / ATTACKS,
-                attacks,
-                images=1,
-                progress=progress,
-                check=self.check,
-            )
-            bar.update(total - sweep.rows_left())
-            sweep.run()
+            watch = sweep.Watch(progress=progress, check=self.check)
+            into = self.folder / ATTACKS
+            going = sweep.Sweep(into, attacks, self.cache, images=1, watch=watch)
+            bar.skip(total - going.rows_left())
+            going.run()
 
-    def _each(self, kinds, work, file, name, words):
-        """Adds the rows `work(cells)` to a file, for cells of one kind each, if one of
-        them has no row there; on CPUs a kind on every device at a time."""
-        done = {row[name] for row in rows(self.folder / file)}
-        left = [cells for cells in kinds if not {*map(table_.name_of, cells)} <= done]
-        on_cpu = jax.default_backend() == "cpu"
-        devices = jax.local_devices() if on_cpu else jax.local_devices()[:1]
-        free: queue.SimpleQueue = queue.SimpleQueue()
-        for device in devices:
-            free.put(device)
+    def _read(self, cell: Settings) -> Ready:
+        """Returns a cell with labels read off its updates, whatever it asks for."""
+        cell = replaced(cell, labels="inferred")
+        data, victim, attack, clients, _, run = cell
+        found = prepare.read(data, victim, clients, run, cache=self.cache)
+        return prepare.simulated(
+            found, data, victim, clients, attack, run, cache=self.cache
+        )
 
-        def one(cells):
-            device = free.get()
-            try:
-                with jax.default_device(device):
-                    return work(cells)
-            finally:
-                free.put(device)
+    def _each(
+        self,
+        kinds: Sequence[list[T]],
+        work: Callable[[list[T]], list[dict[str, Any]]],
+        file: str,
+        column: str,
+        name_of: Callable[[T], str],
+        words: str,
+    ) -> None:
+        """Adds rows to a file for the kinds of which one member has no row there.
 
-        with futures.ThreadPoolExecutor(len(devices)) as pool:
-            running = [pool.submit(one, cells) for cells in left]
-            try:
-                finished = futures.as_completed(running)
-                for future in self.bar(finished, words, len(left)):
-                    _append(self.folder / file, future.result())
-            finally:
-                for future in running:
-                    future.cancel()
+        Args:
+          kinds: of trainings or cells.
+          work: makes the rows of all members of a kind.
+          file: of the rows. column: of a row that has the name of its member.
+          name_of: of a member.
+          words: for the bar.
+        """
+        done = {row[column] for row in run_folder.read_rows(self.folder / file)}
+        left = [kind for kind in kinds if not {*map(name_of, kind)} <= done]
+        made = contextlib.closing(_on_devices(left, work))
+        with made as results, self.bar(words, total=len(left)) as bar:
+            for rows in bar.over(results):
+                run_folder.append_rows(self.folder / file, rows)
 
-    def _checked(self, items: Iterable) -> Iterable:
+    def _checked(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
             self.check()
             yield item
 
 
-def rows(file: pathlib.Path) -> list[dict[str, Any]]:
-    """Those of a JSON lines file; none if it is not there. A last line that was cut off
-    is left out."""
-    if not file.exists():
-        return []
-    lines = file.read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+def _on_devices(items: Sequence[T], work: Callable[[T], R]) -> Generator[R, None, None]:
+    """Yields what work makes of each item, as it comes: on CPUs with an item on every
+    device at a time."""
+    on_cpu = jax.default_backend() == "cpu"
+    devices = jax.local_devices() if on_cpu else jax.local_devices()[:1]
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def one(item: T) -> R:
+        device = free.get()
+        try:
+            with jax.default_device(device):
+                return work(item)
+        finally:
+            free.put(device)
+
+    with futures.ThreadPoolExecutor(len(devices)) as pool:
+        running = [pool.submit(one, item) for item in items]
+        try:
+            for future in futures.as_completed(running):
+                yield future.result()
+        finally:
+            for future in running:
+                future.cancel()
 
 
-def _append(file, found):
-    with file.open("a", encoding="utf-8") as out:
-        out.write("".join(json.dumps(row) + "\n" for row in found))
-
-
-def _labels(cell, ready):
-    stage = ready.scene
-    recall = [
-        metrics.label_recall(truth, found, ready.num_classes)
-        for truth, found in zip(
-            stage.truth["label"], stage.trials["label"], strict=True
-        )
-    ]
-    guesses = baselines.guesses(stage.truth, ready.public, cell.seed)
+def _labels(cell: Settings, ready: Ready) -> dict[str, Any]:
+    situation, public = ready.prepared.situation, ready.prepared.public
+    classes = situation.target.parts.num_classes
+    pairs = zip(situation.truth["label"], situation.trials["label"], strict=True)
+    recall = [metrics.label_recall(truth, found, classes) for truth, found in pairs]
+    guesses = controls.guesses(situation.truth, public, cell.run.seed)
     return {
         "cell": table_.name_of(cell),
         "label_recall": float(np.mean(recall)),
         "guess": max(found["psnr_mean"] for found in guesses.values()),
     }
-
-
-def _once(load, key):
-    """`load`, which reads what has one key once, and not twice at a time."""
-    found: dict[Any, Any] = {}
-    lock = threading.Lock()
-
-    def loaded(*args):
-        named = key(*args)
-        with lock:
-            if named not in found:
-                found[named] = load(*args)
-            return found[named]
-
-    return loaded
-
-
-def _split(cell, flag):
-    return cell.dataset, cell.data_dir, cell.image_size, getattr(cell, flag)

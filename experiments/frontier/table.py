@@ -6,46 +6,45 @@ from typing import Any
 import numpy as np
 import pandas
 
-from experiments.frontier import accuracy as protection
-from experiments.frontier import run as frontier_run
-from experiments.settings.config import Config
+from experiments.frontier import accuracy, run
+from experiments.settings.federation import Federation
+from experiments.settings.settings import Settings
 from experiments.show import summaries
 from experiments.sweep import table as table_
+from invertjax.cli import run_folder
 
 Frame = Any  # of pandas, whose own annotations do not survive indexing
 PLACE = ["dataset", "model"]
 POINT = [*PLACE, "defense"]
-NAMES = {"posterior": "posterior"}
 
 
-def read(folder: pathlib.Path, cells: list[Config]) -> Frame:
-    """The rows of frontier.csv.
+def read(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> Frame:
+    """Returns the rows of frontier.csv.
 
     Of all attackers and stages of training (`train_steps`) the one with the highest
     mean PSNR counts. Columns: dataset, model, defense, defense_name, strength; psnr,
-    its
-    deviation over targets and seeds, ssim; which attack, whether it is adaptive, and at
-    which stage; the number of targets; the share of labels that updates give away, at
-    most over stages; psnr_guess, of what never saw the update; accuracy and its
-    deviation over seeds; epsilon, delta; pareto.
+    its deviation over targets and seeds, ssim; which attack, whether it is adaptive,
+    and at which stage; the number of targets; the share of labels that updates give
+    away, at most over stages; psnr_guess, of what never saw the update; accuracy and
+    its deviation over seeds; epsilon, delta; pareto.
     """
     attacked = _attacked(folder)
     strongest = attacked.loc[attacked.groupby(POINT)["psnr"].idxmax()]
     found = strongest.merge(_labels(folder, cells), on=POINT, how="left")
-    found = found.merge(_accuracies(folder, cells), on=POINT, how="left")
+    found = found.merge(_accuracies(folder, cells, plan), on=POINT, how="left")
     found["pareto"] = False
     for _, place in found.groupby(PLACE):
         # Below what a guess scores nothing is left to protect.
         leak = place[["psnr", "psnr_guess"]].max(axis=1).to_numpy()
-        accuracy = place["accuracy"].to_numpy()
-        found.loc[place.index, "pareto"] = pareto(leak, accuracy)
+        kept = place["accuracy"].to_numpy()
+        found.loc[place.index, "pareto"] = pareto(leak, kept)
     order = [*PLACE, "defense_name", "strength"]
     return found.sort_values(order, na_position="first").reset_index(drop=True)
 
 
 def pareto(psnr: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """`[n]` bool: no other point leaks at most as much at an accuracy at least as high,
-    and is better in one of them."""
+    """Returns the Pareto front as `[n]` bool: no other point leaks at most as much at
+    an accuracy at least as high, and is better in one of them."""
     leaks = psnr[:, None] >= psnr[None]
     costs = accuracy[:, None] <= accuracy[None]
     strictly = (psnr[:, None] > psnr[None]) | (accuracy[:, None] < accuracy[None])
@@ -53,15 +52,15 @@ def pareto(psnr: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 
 def cheapest(table: Frame, threshold: float) -> list[str]:
-    """For every data set and model the defense that costs least accuracy, of those that
-    keep the PSNR under a threshold in dB, in a sentence."""
+    """Says for every data set and model which defense costs least accuracy, of those
+    that keep the PSNR under a threshold in dB."""
     return [
         f"{dataset}, {model}: {_cheapest(place, threshold)}"
         for (dataset, model), place in table.groupby(PLACE)
     ]
 
 
-def _cheapest(place, threshold):
+def _cheapest(place: Frame, threshold: float) -> str:
     bare = place[place["defense"] == "none"]
     if bare.empty:
         before = ""
@@ -83,7 +82,7 @@ def _cheapest(place, threshold):
 
 
 def text(table: Frame) -> str:
-    """The table as a person reads it."""
+    """Returns the table as a person reads it."""
     shown = pandas.DataFrame(
         {
             "data": table["dataset"],
@@ -102,19 +101,20 @@ def text(table: Frame) -> str:
 
 
 def rounded(epsilon: float) -> str:
-    """Three digits, or a whole number."""
+    """Returns three digits, or a whole number."""
     return f"{epsilon:,.0f}" if epsilon >= 100 else f"{epsilon:.3g}"
 
 
-def _by(row):
+def _by(row: Any) -> str:
+    """Says which attack was the strongest."""
     known = ", knows" if row.adaptive else ""
     stage = f", after {row.train_steps} steps" if row.train_steps else ""
     return f"{row.attack}{known}{stage}"
 
 
-def _attacked(folder):
-    """Means over targets and seeds, a row an attacker and stage."""
-    frame = summaries.read(folder / frontier_run.ATTACKS)
+def _attacked(folder: pathlib.Path) -> Frame:
+    """Returns means over targets and seeds, a row an attacker and stage."""
+    frame = summaries.read(folder / run.ATTACKS)
     frame = frame[summaries.done(frame)].copy()
     frame["adaptive"] = frame["defense_known"].fillna(False).astype(bool)
     keys = [*POINT, "defense_name", "train_steps", "attack", "adaptive"]
@@ -128,10 +128,10 @@ def _attacked(folder):
     return frame.groupby(keys, as_index=False, dropna=False).agg(**columns)
 
 
-def _labels(folder, cells):
-    found = {
-        row["cell"]: row for row in frontier_run.rows(folder / frontier_run.LABELS)
-    }
+def _labels(folder: pathlib.Path, cells: list[Settings]) -> Frame:
+    """Returns what updates give away and what guesses score, a row a point."""
+    file = folder / run.LABELS
+    found = {row["cell"]: row for row in run_folder.read_rows(file)}
     rows = [
         {**_point(cell), **found[name]}
         for cell in cells
@@ -142,14 +142,15 @@ def _labels(folder, cells):
     return frame.groupby(POINT, as_index=False).agg(**columns)
 
 
-def _accuracies(folder, cells):
-    file = folder / frontier_run.TRAININGS
-    found = {row["training"]: row for row in frontier_run.rows(file)}
-    wanted = {protection.trained(cell): _point(cell) for cell in cells}
+def _accuracies(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> Frame:
+    """Returns what federations reached, a row a point."""
+    file = folder / run.TRAININGS
+    found = {row["training"]: row for row in run_folder.read_rows(file)}
+    wanted = {accuracy.setup_of(cell): _point(cell) for cell in cells}
     rows = [
         {**point, **found[name]}
-        for cell, point in wanted.items()
-        if (name := table_.name_of(cell)) in found
+        for setup, point in wanted.items()
+        if (name := accuracy.name_of(setup, plan)) in found
     ]
     frame = pandas.DataFrame(rows)
     columns = {
@@ -162,6 +163,9 @@ def _accuracies(folder, cells):
     return frame.groupby(POINT, as_index=False).agg(**columns)
 
 
-def _point(cell):
-    defense = "+".join(cell.defense) or "none"
-    return {"dataset": cell.dataset, "model": cell.model, "defense": defense}
+def _point(cell: Settings) -> dict[str, Any]:
+    return {
+        "dataset": cell.data.dataset,
+        "model": cell.victim.model,
+        "defense": table_.defense_of(cell),
+    }

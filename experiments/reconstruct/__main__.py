@@ -17,56 +17,58 @@ and grid.png into --workdir. Ctrl-C keeps the best so far, and --resume goes on 
 there. Exit codes: 0 done, 1 no finite result, 2 bad input, 130 interrupted.
 """
 
-from absl import app, flags
+import dataclasses
+import sys
+
+from absl import flags
 
 from experiments.reconstruct import terminal
-from experiments.settings import flags as settings
-from invertjax.cli import command, processes, startup
+from experiments.settings import settings
+from experiments.settings.output import Resumable
+from invertjax.cli import command, processes, setting, startup
+from invertjax.cli.setting import setting as line
 
-flags.adopt_module_key_flags(settings)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "Run as one of several processes, on one machine or many, of the same flags: "
-    "HOST:PORT of process 0, a free port that the others reach. Process 0 writes "
-    "--workdir.",
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "With --coordinator: how many there are."
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "With --coordinator: which of them this is, from 0."
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Run as one of several processes that JAX detects: Slurm, TPU pods, Kubernetes.",
-)
-_RESUME = flags.DEFINE_bool(
-    "resume", False, "Go on with the run in --workdir after its last finished target."
-)
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """One run as several processes."""
+
+    coordinator: str | None = line(
+        "Run as one of several processes, on one machine or many, of the same flags: "
+        "HOST:PORT of process 0, a free port that the others reach. Process 0 writes "
+        "--workdir."
+    )
+    num_processes: int | None = line("With --coordinator: how many there are.")
+    process_id: int | None = line("With --coordinator: which of them this is, from 0.")
+    distributed: bool = line(
+        "Run as one of several processes that JAX detects: Slurm, TPU pods, "
+        "Kubernetes.",
+        default=False,
+    )
 
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.guarded(lambda: _main(argv))
+    return command.run(argv, __doc__ or "", _define, _run)
 
 
-def _main(argv):
-    command.check_arguments(argv)
-    return terminal.reconstruct(
-        settings.config_from_flags(),
-        settings.WORKDIR.value,
-        overwrite=settings.OVERWRITE.value,
-        resume=_RESUME.value,
-        place=processes.Place(
-            _COORDINATOR.value,
-            _NUM_PROCESSES.value,
-            _PROCESS_ID.value,
-            detect=_DISTRIBUTED.value,
-        ),
+def _define(values: flags.FlagValues) -> None:
+    settings.define(values)
+    for record in (Resumable, Several):
+        setting.define(record, values)
+
+
+def _run(values: flags.FlagValues) -> int:
+    several = setting.from_flags(Several, values)
+    place = processes.Place(
+        several.coordinator,
+        several.num_processes,
+        several.process_id,
+        detect=several.distributed,
     )
+    output = setting.from_flags(Resumable, values)
+    return terminal.reconstruct(settings.given(values), output, place)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command.parse)
+    sys.exit(main(sys.argv))

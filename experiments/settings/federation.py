@@ -1,200 +1,150 @@
-"""What a federation is: its settings, their defaults, and their checks.
+"""What a federation is: who takes part, how the server learns, and what it sees.
 
-As in `config`, errors are one line that names the flag, its value and what is right,
+Every error is a one-line `ValueError` that names the flag, its value and what is right,
 before anything is read or traced.
 """
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 import tomllib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import optax
+from experiments.settings import settings
+from experiments.settings.settings import Settings
+from experiments.settings.victim import has_batch_norm
+from invertjax.auditing.attacker import Attacker
+from invertjax.auditing.attackers import ATTACKERS
+from invertjax.cli import setting as kit
+from invertjax.cli.setting import setting
 
-import models
-from experiments.settings import checks, config, defense_flags
-from invertjax import federated
-from invertjax.cli.near import near
-
-PARTITIONS = ("iid", "dirichlet", "by_class")
 SERVERS = ("fedavg", "fedavgm", "fedadam")
 SEES = ("client", "mean")
 ON_NAN = ("drop", "stop")
 STEPS = 400  # of an iterative attack, at every audit
+MOST_TARGETS = 4  # that are attacked where nobody says how many
 
 
-@dataclasses.dataclass(frozen=True)
-class Federation:
-    """clients: in all. participants: drawn every round. rounds: R.
+class Partition(NamedTuple):
+    """Who holds which examples.
 
-    partition: who has which examples, iid, dirichlet:CONCENTRATION or by_class:CLASSES.
-    server: its optimiser. server_lr: of that; None: 1, with gradients (no local steps)
-      0.05, with fedadam 0.01.
-    sees: what the server sees of a round, every client's update or their mean.
-    on_nan: what happens to a round with updates that are not finite.
-    evaluate_every: rounds between two tests. audit_rounds: whose shared updates are
-      attacked, from 0, the untrained network's; R: those that would come next. None: 0
-      and R.
+    name: iid, dirichlet or by_class. value: the concentration, or the shards that a
+    client holds; None of iid. label: the text as it was typed.
     """
 
-    clients: int = 30
-    participants: int = 5
-    rounds: int = 60
-    partition: str = "iid"
-    server: str = "fedavg"
-    server_lr: float | None = None
-    sees: str = "client"
-    on_nan: str = "drop"
-    evaluate_every: int = 5
-    audit_rounds: tuple[int, ...] | None = None
+    name: str
+    value: float | int | None = None
+    label: str = "iid"
+
+    def __str__(self) -> str:
+        return self.label
 
 
-def resolve(federation: Federation) -> Federation:
-    """Checks the settings, and fills in the rounds that are audited.
-
-    Raises:
-      ValueError: on the first setting that cannot be.
-    """
-    for flag in ("clients", "participants", "rounds", "evaluate_every"):
-        if getattr(federation, flag) < 1:
-            raise _wrong(flag, getattr(federation, flag), "1 or more")
-    if federation.participants > federation.clients:
-        raise ValueError(
-            f"--participants={federation.participants}: expected at most "
-            f"--clients={federation.clients}."
-        )
-    for flag, names in (("server", SERVERS), ("sees", SEES), ("on_nan", ON_NAN)):
-        value = getattr(federation, flag)
-        if value not in names:
-            raise ValueError(
-                f"--{flag}={value}: expected one of {', '.join(names)}"
-                f"{near(value, names)}"
-            )
-    if federation.server_lr is not None and not 0 < federation.server_lr < 1e6:
-        raise _wrong("server_lr", federation.server_lr, "a positive number")
-    audits = federation.audit_rounds
-    audits = (0, federation.rounds) if audits is None else audits
-    for at in audits:
-        if not 0 <= at <= federation.rounds:
-            raise _wrong("audit_rounds", at, f"0 to --rounds={federation.rounds}")
-    _partition(federation.partition)
-    return dataclasses.replace(federation, audit_rounds=tuple(sorted({*audits})))
+_VALUES = {"dirichlet": float, "by_class": int}
 
 
-def partition(federation: Federation, labels, seed: int) -> list:
-    """The examples of each client, as index arrays."""
-    name, value = _partition(federation.partition)
-    if name == "iid":
-        return federated.iid(labels, federation.clients, seed)
-    make = federated.dirichlet if name == "dirichlet" else federated.by_class
-    try:
-        return make(labels, federation.clients, value, seed)
-    except ValueError as error:
-        raise ValueError(f"--partition={federation.partition}: {error}") from None
-
-
-def _partition(text: str) -> tuple[str, Any]:
+def _partition(text: str) -> Partition:
     name, _, value = text.partition(":")
     if name == "iid" and not value:
-        return name, None
+        return Partition(name, None, text)
     try:
-        number = {"dirichlet": float, "by_class": int}[name](value)
+        number = _VALUES[name](value)
     except (KeyError, ValueError):
         number = 0
     if not 0 < number < float("inf"):
         expected = "iid, dirichlet:CONCENTRATION or by_class:CLASSES, numbers above 0"
         raise _wrong("partition", text, expected)
-    return name, number
+    return Partition(name, number, text)
 
 
-def server(
-    federation: Federation, local_steps: int | None = None
-) -> optax.GradientTransformation:
-    """The server's optimiser: McMahan et al. (2017), Hsu et al. (2019) with momentum
-    0.9, Reddi et al. (2021) with their tau of 1e-3."""
-    rate = federation.server_lr
-    if federation.server == "fedadam":
-        rate = 0.01 if rate is None else rate
-        return optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3)
-    if rate is None:
-        rate = 1.0 if local_steps else 0.05
-    return optax.sgd(rate, momentum=0.9 if federation.server == "fedavgm" else None)
-
-
-def client(settings: config.Config, federation: Federation) -> config.Config:
-    """A resolved config whose batch is what one client uses in a round.
-
-    Batch norm would need statistics that clients do not share: where a network has one,
-    group norm takes its place unless asked for. Its targets are the clients of a round
-    that are attacked.
-
-    Args:
-      settings: as given.
-      federation: resolved.
-
-    Raises:
-      ValueError: as `config.resolve`, and on settings that a federation has not.
-    """
-    checks.choices(settings)
-    checks.ranges(settings)
-    _check_applies(settings)
-    _check_known(settings, federation)
-    local = settings.local_batch or settings.batch_size or 2
-    steps = settings.local_steps or 0
-    if settings.batch_size not in (None, local * max(steps, 1)):
-        raise _wrong(
-            "batch_size",
-            settings.batch_size,
-            f"{local * max(steps, 1)}, --local_batch times --local_steps, or none",
-        )
-    model = settings.model or config.ATTACK_DEFAULTS[settings.attack]["model"]
-    norm = settings.norm
-    if model in models.DEFAULTS and models.DEFAULTS[model].norm == "batch":
-        norm = norm or "group"
-    iterative = config.ATTACK_DEFAULTS[settings.attack]["steps"] is not None
-    found = config.resolve(
-        dataclasses.replace(
-            settings,
-            dataset=settings.dataset or "faces",
-            batch_size=local * max(steps, 1),
-            local_batch=local if steps else settings.local_batch,
-            networks="shared",
-            norm=norm,
-            targets=_targets(settings, federation),
-            steps=settings.steps or (STEPS if iterative else None),
-        )
-    )
-    attacked(found, federation, federation.participants)
-    return found
-
-
-def attacked(
-    settings: config.Config, federation: Federation, members: int
-) -> config.Config:
-    """The config of an attack on what the server sees of a round.
-
-    Args:
-      settings: from `client`.
-      federation: resolved.
-      members: clients of the round that count.
-
-    Raises:
-      ValueError: if the attack cannot take a batch as large as the mean's.
-    """
-    if federation.sees == "client":
-        targets = min(settings.targets, members)
-        return dataclasses.replace(settings, targets=targets)
-    size = members * settings.batch_size
+def _rounds(text: str) -> tuple[int, ...]:
     try:
-        return config.resolve(dataclasses.replace(settings, batch_size=size))
-    except ValueError as error:
-        raise ValueError(f"--sees=mean: {error}") from None
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise _wrong("audit_rounds", text, "whole numbers, e.g. 0,10") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Federation:
+    """The clients, their server, and when it is audited."""
+
+    clients: int = setting("Clients in all.", default=30, at_least=1)
+    participants: int = setting("Of them in every round.", default=5, at_least=1)
+    rounds: int = setting("Rounds of training.", default=60, at_least=1)
+    partition: Partition = setting(
+        "Who holds which examples: iid; dirichlet:A, the shares of every class drawn "
+        "from a Dirichlet of concentration A; by_class:K, K shards sorted by label a "
+        "client.",
+        default=Partition("iid"),
+        read=_partition,
+    )
+    server: str = setting(
+        f"Its optimiser, one of {', '.join(SERVERS)}.",
+        default="fedavg",
+        one_of=SERVERS,
+    )
+    server_lr: float | None = setting(
+        "Its learning rate. Default: 1; 0.05 where clients share gradients; fedadam "
+        "0.01.",
+        above=0,
+    )
+    sees: str = setting(
+        "What the server sees of a round: every client's update, or by secure "
+        f"aggregation their mean alone ({', '.join(SEES)}).",
+        default="client",
+        one_of=SEES,
+    )
+    on_nan: str = setting(
+        "Where updates are not finite: drop them and go on, or stop "
+        f"({', '.join(ON_NAN)}).",
+        default="drop",
+        one_of=ON_NAN,
+    )
+    evaluate_every: int = setting("Rounds between two tests.", default=5, at_least=1)
+    audit_rounds: tuple[int, ...] = setting(
+        "Rounds whose updates are attacked, e.g. 0,10,50; 0: the untrained network's. "
+        "Default: 0 and --rounds, what would be shared next. --audit_rounds=: none.",
+        read=_rounds,
+        listed=True,
+    )
+
+
+RULES = kit.rules(Federation)
+
+
+def resolve(given: Mapping[str, Any]) -> Federation:
+    """Checks what was given, and completes it.
+
+    Args:
+      given: names of settings and their values; one that is None was not given.
+
+    Raises:
+      ValueError: naming the first setting that is wrong, its value and what is right.
+    """
+    given = _present(given)
+    for name, value in given.items():
+        kit.check(name, RULES[name], value)
+    found = kit.complete(Federation, given, {})
+    if found.participants > found.clients:
+        most = f"at most --clients={found.clients}"
+        raise _wrong("participants", found.participants, most)
+    audits = found.audit_rounds
+    audits = (0, found.rounds) if audits is None else audits
+    for at in audits:
+        if not 0 <= at <= found.rounds:
+            raise _wrong("audit_rounds", at, f"0 to --rounds={found.rounds}")
+    return dataclasses.replace(found, audit_rounds=tuple(sorted({*audits})))
+
+
+def flat(federation: Federation) -> dict[str, Any]:
+    """Returns the settings by name, as JSON has them: texts, numbers and tuples."""
+    return {
+        name: kit.plain(rule, getattr(federation, name)) for name, rule in RULES.items()
+    }
 
 
 def from_file(path: str) -> Federation:
-    """The table [federation] of a TOML file: names and values of `Federation`.
+    """Reads the table [federation] of a TOML file: settings and their values.
 
     Raises:
       ValueError: on a file, a name or a value that cannot be.
@@ -205,73 +155,144 @@ def from_file(path: str) -> Federation:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", error)
         raise ValueError(f"{path}: {reason}; expected a TOML file in UTF-8.") from None
-    fields = {field.name: field.type for field in dataclasses.fields(Federation)}
-    for name, value in table.items():
-        if name not in fields:
-            close = near(name, fields)
-            raise ValueError(f"{path}: [federation] {name}: no such setting{close}.")
-        kind = type(getattr(Federation(), name))
-        if isinstance(value, bool) or not isinstance(value, kind | int | float):
-            raise ValueError(f"{path}: [federation] {name} = {value!r}: wrong type.")
+    wrong = kit.unknown(table, RULES)
+    if wrong is not None:
+        raise ValueError(f"{path}: [federation] {wrong}")
     try:
-        return resolve(Federation(**table))
+        return resolve({name: _value(name, value) for name, value in table.items()})
     except ValueError as error:
         raise ValueError(f"{path}: [federation] {error}") from None
 
 
-def digest(kept: dict) -> str:
-    """Eight characters that differ where any setting does."""
-    text = json.dumps(kept, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _value(name: str, value: Any) -> Any:
+    """Returns the value of a setting that a TOML file has."""
+    rule = RULES[name]
+    if rule.listed:
+        kinds: tuple[type, ...] = ()  # a federation of such a file is not attacked
+    elif rule.read is not None:
+        kinds = (str,)
+    else:
+        kinds = (int, float) if rule.kind is float else (rule.kind,)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise ValueError(f"{name} = {value!r}: wrong type.")
+    return rule.read(value) if rule.read is not None else value
 
 
-def _targets(settings, federation):
+def of_clients(given: Mapping[str, Any], federation: Federation) -> Settings:
+    """Completes settings for a federation: the batch is one client's in a round.
+
+    Batch norm would need statistics that clients do not share: where a network has one,
+    group norm takes its place unless asked for. Its targets are the clients of a round
+    that are attacked.
+
+    Args:
+      given: as `settings.resolve` takes them.
+      federation: from `resolve`.
+
+    Raises:
+      ValueError: as `settings.resolve`, and on settings that a federation has not.
+    """
+    given = _present(given)
+    for name, value in given.items():
+        kit.check(name, settings.RULES[name], value)
+    row = ATTACKERS[given.get("attack", "auto")]
+    _check_applies(given)
+    _check_known(given, row, federation)
+    own = {"dataset": "faces", "networks": "shared"}
+    if has_batch_norm(settings.model_of(given, row), given.get("norm")):
+        own["norm"] = "group"
+    batch, targets = _batch(given), _targets(given, federation)
+    steps = {} if row.closed_form else {"steps": STEPS}
+    found = settings.resolve({**own, **steps, **given, **batch, "targets": targets})
     if federation.sees == "mean":
-        if settings.targets not in (None, 1):
-            raise _wrong("targets", settings.targets, "1 with --sees=mean: the mean")
+        _check_mean(found, federation)
+    return found
+
+
+def _batch(given: Mapping[str, Any]) -> dict[str, int]:
+    """Returns what one client takes in a round, and in a step of it."""
+    steps = given.get("local_steps", 0)
+    local = given.get("local_batch", given.get("batch_size", 2))
+    size = local * max(steps, 1)
+    if given.get("batch_size", size) != size:
+        expected = f"{size}, --local_batch times --local_steps, or none"
+        raise _wrong("batch_size", given["batch_size"], expected)
+    return {"batch_size": size, **({"local_batch": local} if steps else {})}
+
+
+def _targets(given: Mapping[str, Any], federation: Federation) -> int:
+    """Returns how many updates of a round are attacked."""
+    targets = given.get("targets")
+    if federation.sees == "mean":
+        if targets not in (None, 1):
+            raise _wrong("targets", targets, "1 with --sees=mean: the mean")
         return 1
     most = federation.participants
-    if (settings.targets or 1) > most:
-        raise _wrong("targets", settings.targets, f"at most --participants={most}")
-    return settings.targets or min(4, most)
+    if targets is not None and targets > most:
+        raise _wrong("targets", targets, f"at most --participants={most}")
+    return targets or min(MOST_TARGETS, most)
 
 
-def _check_applies(settings):
+def _check_applies(given: Mapping[str, Any]) -> None:
     """Refuses what a federation has not."""
-    if settings.train_steps or settings.checkpoint:
-        flag = "train_steps" if settings.train_steps else "checkpoint"
-        raise _wrong(flag, getattr(settings, flag), "none: the federation trains")
-    if settings.update is not None:
-        raise _wrong("update", settings.update, "none: clients compute their own")
-    if settings.networks == "per_target":
-        raise _wrong("networks", "per_target", "shared: clients train one network")
-    if settings.norm == "batch":
-        raise _wrong("norm", "batch", "group, layer or none: clients share no buffers")
+    # (flag, whether it is wrong, what would be right)
+    rules = [
+        ("train_steps", bool(given.get("train_steps")), "none: the federation trains"),
+        ("checkpoint", "checkpoint" in given, "none: the federation trains"),
+        ("update", "update" in given, "none: clients compute their own"),
+        (
+            "networks",
+            given.get("networks") == "per_target",
+            "shared: clients train one network",
+        ),
+        (
+            "norm",
+            given.get("norm") == "batch",
+            "group, layer or none: clients share no buffers",
+        ),
+    ]
+    for flag, wrong, expected in rules:
+        if wrong:
+            raise _wrong(flag, given[flag], expected)
 
 
-def _check_known(settings, federation):
+def _check_known(
+    given: Mapping[str, Any], row: Attacker, federation: Federation
+) -> None:
     """Refuses attackers who would take what they know for more than it is here."""
-    specs = defense_flags.specs(settings.defense)
     mean = federation.sees == "mean"
-    if mean and settings.attack == "posterior":
+    if mean and row.noise:
         raise ValueError(
-            "--attack=posterior does not go with --sees=mean: expected another attack, "
-            "as it takes the noise for that of one client."
+            f"--attack={row.name} does not go with --sees=mean: expected another "
+            "attack, as it takes the noise for that of one client."
         )
-    if not settings.defense_known:
+    if not given.get("defense_known"):
         return
-    for spec in specs:
-        if spec.kind.told:
+    for one in given.get("defense", ()):
+        if one.told:
             raise ValueError(
-                f"--defense_known does not go with --defense={spec.name} here: its "
+                f"--defense_known does not go with --defense={one.name} here: its "
                 "attacker is told what a client drew, as in experiments.reconstruct."
             )
-        if mean and (spec.kind.update or spec.kind.adapt):
+        if mean and (one.update or one.adapt):
             raise ValueError(
-                f"--defense_known does not go with --defense={spec.name} and "
+                f"--defense_known does not go with --defense={one.name} and "
                 "--sees=mean: the attack adapts to one client's update, not to a mean."
             )
 
 
-def _wrong(flag, value, expected):
+def _check_mean(found: Settings, federation: Federation) -> None:
+    """Refuses attacks that cannot take a batch as large as that of the mean."""
+    size = federation.participants * found.clients.batch_size
+    try:
+        settings.resolve({**settings.values(found), "batch_size": size})
+    except ValueError as error:
+        raise ValueError(f"--sees=mean: {error}") from None
+
+
+def _present(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _wrong(flag: str, value: Any, expected: str) -> ValueError:
     return ValueError(f"--{flag}={value}: expected {expected}.")

@@ -4,73 +4,53 @@ Runs that differ in nothing else share one program; see `experiments.sweep`.
 """
 
 import dataclasses
-from typing import Any
 
-import numpy as np
-
-from experiments.settings import defense_flags
-from experiments.settings.config import Config
-
-FLOATS = ("attack_lr", "total_variation", "local_lr")
+from experiments.settings.attack import NUMBERS
+from experiments.settings.clients import Clients
+from experiments.settings.settings import Settings, replaced
+from invertjax.auditing.attackers import ATTACKERS
+from invertjax.defenses import protection
 
 
-def of(config: Config) -> dict[str, Any]:
-    """The numbers of a resolved config, as arrays `[]`; what is None is left out."""
-    found: dict[str, Any] = {"seed": np.uint32(config.seed % 2**32)}
-    for name in FLOATS:
-        value = getattr(config, name)
-        if value is not None and not _switches(config, name):
-            found[name] = np.asarray(value, config.dtype)
-    found["defense"] = tuple(
-        None if _is_fixed(spec) else np.asarray(spec.value, config.dtype)
-        for spec in defense_flags.specs(config.defense)
-    )
-    return found
+def without_numbers(settings: Settings) -> Settings:
+    """Returns the settings with their numbers set to one value: they are equal for runs
+    whose clients and attacks share their programs."""
+    row = ATTACKERS[settings.attack.attack]
+    numbers = {
+        NUMBERS[name]: getattr(settings.attack, name)
+        for name in NUMBERS
+        if NUMBERS[name] in row.numbers
+    }
+    _, arrays = row.split(numbers)
+    # Not 0, which may be part of a program (`Attacker.switches`).
+    same = {name: 1 for name, number in NUMBERS.items() if number in arrays}
+    clients = clients_without_numbers(settings.clients)
+    return replaced(settings, **same, seed=0)._replace(clients=clients)
 
 
-def as_attacked(config: Config) -> Config:
-    """What of a config the attack depends on: the client as the attacker takes it."""
-    same: dict[str, Any] = dict(seed=0)
-    if config.labels == "inferred":  # to the attack they are known
-        same |= dict(labels="known")
-    if config.defense and not config.defense_known:
-        same |= dict(defense=defense_flags.of_network(config.defense))
-        same |= dict(defense_known=None)
-    if config.local_steps and not config.local_known:
-        same |= dict(local_steps=0, local_batch=None, local_lr=None)
-        same |= dict(local_shuffle=None, local_known=None)
-    return dataclasses.replace(config, **same)
+def clients_without_numbers(clients: Clients) -> Clients:
+    """Returns clients with their numbers set to one value: they are equal for all that
+    share their programs."""
+    defense = tuple(map(_without_number, clients.defense))
+    local_lr = None if clients.local_lr is None else 0
+    return dataclasses.replace(clients, defense=defense, local_lr=local_lr)
 
 
-def put(config: Config, numbers: dict[str, Any]) -> Config:
-    """The config with its numbers replaced, e.g. by tracers."""
-    specs = tuple(
-        spec if value is None else spec._replace(value=value)
-        for spec, value in zip(
-            defense_flags.specs(config.defense), numbers["defense"], strict=True
-        )
-    )
-    return dataclasses.replace(config, **{**numbers, "defense": specs})
+def as_attacked(settings: Settings) -> Settings:
+    """Returns the settings that the attack depends on: the client as the attacker takes
+    it, and labels that he has, however he came by them."""
+    attack, clients = settings.attack, settings.clients
+    same: dict = {"seed": 0}
+    if attack.labels == "inferred":
+        same |= {"labels": "known"}
+    if clients.defense and not attack.defense_known:
+        same |= {"defense": protection.of_network(clients.defense)}
+        same |= {"defense_known": None}
+    if clients.local_steps and not attack.local_known:
+        local = ("local_batch", "local_lr", "local_shuffle", "local_known")
+        same |= {"local_steps": 0, **dict.fromkeys(local)}
+    return replaced(settings, **same)
 
 
-def without(config: Config) -> Config:
-    """The config with its numbers set to one value: equal for runs of one program."""
-    found = of(config)
-    specs = defense_flags.specs(config.defense)
-    texts = [
-        text if _is_fixed(spec) else spec.name
-        for text, spec in zip(config.defense, specs, strict=True)
-    ]
-    same = {name: 0 for name in found if name != "defense"}
-    return dataclasses.replace(config, **same, defense=tuple(texts))
-
-
-def _is_fixed(spec):
-    """Whether a defense's value is part of the program."""
-    return spec.value is None or spec.kind.fixed
-
-
-def _switches(config, name):
-    """Whether a value chooses between programs: least squares without a prior."""
-    zero = getattr(config, name) == 0
-    return config.attack == "gauss_newton" and name == "total_variation" and zero
+def _without_number(one: protection.Protection) -> protection.Protection:
+    return one._replace(value=None if one.is_number else one.value, label=one.name)

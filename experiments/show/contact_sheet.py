@@ -1,13 +1,16 @@
 """A contact sheet: what was reconstructed under each defense, by strength."""
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.show import curves, summaries
+from experiments.show import summaries
+from experiments.show.style import axis_label, curve_label
+from experiments.show.summaries import Choice, Frame
+from invertjax.cli import run_folder
 
 COLUMNS = 10  # reconstructions in a row, at most
 WIDTH = 2400  # pixels, about, that a sheet takes at most
@@ -24,12 +27,9 @@ class Tile(NamedTuple):
 
 
 def draw(
-    frame: summaries.Frame,
-    choice: summaries.Choice,
-    workdir: pathlib.Path,
-    path: pathlib.Path,
+    frame: Frame, choice: Choice, workdir: pathlib.Path, path: pathlib.Path
 ) -> str:
-    """Writes the sheet; where there is nothing to show, returns why."""
+    """Writes the sheet; returns why there is none, or an empty text."""
     kept = frame[summaries.done(frame)]
     for name in ("image", "original"):
         if name not in kept:
@@ -39,25 +39,28 @@ def draw(
         return "no images were kept"
     kept, which = _one_draw(frame, kept, choice)
     rows = [
-        (curves.curve_label(str(curve), choice.curves), _tiles(group, choice, workdir))
+        (curve_label(str(curve), choice.curves), _tiles(group, choice, workdir))
         for curve, group in kept.groupby(
             summaries.shown(kept, choice.curves), observed=True
         )
     ]
     title = "Reconstructions, by ascending strength of the defense"
     if choice.x != "strength":
-        by = f", by {curves.axis_label(choice.x)}" if choice.x else ""
+        by = f", by {axis_label(choice.x)}" if choice.x else ""
         title = f"Reconstructions{by}"
-    _sheet(f"{title}{f' ({which})' if which else ''}", rows).save(path)
+    sheet = _sheet(f"{title}{f' ({which})' if which else ''}", rows)
+    with run_folder.replacing(path) as file:
+        sheet.save(file, "PNG")
     return ""
 
 
-def _exists(workdir, name):
+def _exists(workdir: pathlib.Path, name: Any) -> bool:
     return isinstance(name, str) and (workdir / name).is_file()
 
 
-def _one_draw(frame, kept, choice):
-    """The rows like the first one but for x and curve; with what sets them apart."""
+def _one_draw(frame: Frame, kept: Frame, choice: Choice) -> tuple[Frame, str]:
+    """Returns the rows like the first one but for x and curve, and what sets them
+    apart from others."""
     along = kept[choice.x].notna() if choice.x else summaries.done(kept)
     first, which = (kept[along] if along.any() else kept).iloc[0], []
     given = [name for name in {choice.curves, choice.x} if name]
@@ -72,8 +75,8 @@ def _one_draw(frame, kept, choice):
     return kept, ", ".join(which)
 
 
-def _tiles(group, choice, workdir):
-    """The original and at most `COLUMNS` reconstructions."""
+def _tiles(group: Frame, choice: Choice, workdir: pathlib.Path) -> list[Tile]:
+    """Returns the original and at most `COLUMNS` reconstructions."""
     if choice.x:
         group = group.drop_duplicates(choice.x)
         group = group.sort_values(choice.x, na_position="first")
@@ -89,8 +92,8 @@ def _tiles(group, choice, workdir):
     return tiles
 
 
-def _place(entry, choice):
-    """Where a picture is along x."""
+def _place(entry: dict[str, Any], choice: Choice) -> str:
+    """Says where a picture is along x."""
     if not choice.x:
         return ""
     if not pandas.isna(entry[choice.x]):
@@ -100,8 +103,12 @@ def _place(entry, choice):
     return "no defense" if choice.x == "strength" else f"no {choice.x}"
 
 
-def _open(workdir, name):
-    """A picture at the height of the sheet; of a large batch the first images."""
+def _open(workdir: pathlib.Path, name: str) -> Image.Image:
+    """Returns a picture at the height of the sheet; of a large batch the first images.
+
+    Raises:
+      ValueError: naming a file that is no picture.
+    """
     try:
         with Image.open(workdir / name) as file:
             image = file.convert("RGB")
@@ -114,8 +121,8 @@ def _open(workdir, name):
     return image.resize(size, Image.Resampling.NEAREST)
 
 
-def _sheet(title, rows):
-    """Rows of tiles under one another, each under its own title."""
+def _sheet(title: str, rows: list[tuple[str, list[Tile]]]) -> Image.Image:
+    """Draws rows of tiles under one another, each under its own title."""
     small, middle, large = (ImageFont.load_default(size) for size in (15, 18, 22))
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     tiles = [tile for _, row in rows for tile in row]

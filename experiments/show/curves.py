@@ -1,6 +1,7 @@
-"""Pictures of a sweep: curves, a heat map, a contact sheet of reconstructions."""
+"""Pictures of a sweep: curves, and a heat map."""
 
 import pathlib
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -8,75 +9,29 @@ import numpy as np
 matplotlib.use("Agg")  # before pyplot: no screen is needed
 
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from experiments.show import summaries  # noqa: E402
+from experiments.show.style import (  # noqa: E402
+    axis_label,
+    curve_label,
+    metric_label,
+    styles,
+)
+from experiments.show.summaries import Choice, Frame  # noqa: E402
+from invertjax.cli import run_folder  # noqa: E402
 
-METRICS = {
-    "psnr": "PSNR (dB)",
-    "psnr_min": "PSNR of the worst image (dB)",
-    "ssim": "SSIM",
-    "label_recall": "share of labels recovered",
-    "loss": "objective of the attack",
-    "seconds": "time of the attack (s)",
-}
-AXES = {
-    "strength": "strength of the defense",
-    "steps": "iterations of the attack",
-    "batch_size": "images in a batch",
-    "train_steps": "training steps of the network",
-    "local_steps": "local training steps",
-    "image_size": "side of an image (pixels)",
-}
-STRENGTHS = {  # of the last defense
-    "clip": "norm",
-    "clip_layers": "norm of a layer",
-    "orthogonal": "times the norm",
-    "top_k": "share zeroed",
-    "top_k_feedback": "share zeroed",
-    "sparsify": "share zeroed",
-    "soteria": "share of units",
-    "drop": "layers",
-    "stochastic_quantise": "bits",
-    "outpost": "base of the noise",
-    "dp_sgd": "noise multiplier",
-    "mixup": "images",
-    "instahide": "images",
-    "precode": "units",
-    "dropout": "share left out",
-    "gaussian": "standard deviation",
-    "laplace": "scale",
-    "prune": "share zeroed",
-    "quantise": "bits",
-}
-# Okabe and Ito (2008): told apart with any colour vision. Black: no defense.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vPX"
-LOG_SPAN = 30
+LOG_SPAN = 30  # of an axis, from which on it is logarithmic
+
+Axes = Any  # of matplotlib, whose annotations leave out what it takes
 
 
-def metric_label(metric: str) -> str:
-    return METRICS.get(metric, metric.replace("_", " "))
-
-
-def axis_label(name: str) -> str:
-    return AXES.get(name, name.replace("_", " "))
-
-
-def curve_label(value: str, name: str | None) -> str:
-    """A curve as in the legend, with what the strength of its defense is."""
-    if name != "defense_name":
-        return "mean" if name is None else f"{axis_label(name)}: {value}"
-    unit = STRENGTHS.get(value.rpartition("+")[2])
-    return "no defense" if value == "none" else f"{value} ({unit})" if unit else value
-
-
-def curves(
-    table: summaries.Frame, choice: summaries.Choice, over: str, path: pathlib.Path
-) -> None:
-    """Metric against x, mean and a band of one standard deviation for each curve.
+def curves(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None:
+    """Draws the metric against x: for each curve the mean, and a band of one standard
+    deviation.
 
     Args:
-      table: of `tables.summarise` by curve and x; where x is null, a dashed line.
+      table: of `summaries.summarise` by curve and x; where x is null, a dashed line.
       choice: what is drawn; x is not None.
       over: what is averaged over, for the title.
       path: of the PNG.
@@ -85,7 +40,7 @@ def curves(
     table = table[np.isfinite(table["mean"])]
     known = styles(table["curve"].cat.categories)
     for curve, points in table.groupby("curve", observed=True):
-        style = dict(known[curve], label=curve_label(str(curve), choice.curves))
+        style = dict(known[str(curve)], label=curve_label(str(curve), choice.curves))
         _line(axes, points[points["x"].notna()], style)
         _level(axes, points[points["x"].isna()], style, choice)
     _scale(axes, np.unique(table["x"].dropna()))
@@ -98,17 +53,17 @@ def curves(
     _save(figure, path)
 
 
-def _metric(choice):
+def _metric(choice: Choice) -> str:
     return metric_label(choice.metric)
 
 
-def _title(axes, text, over):
+def _title(axes: Axes, text: str, over: str) -> None:
     over = f"\nover all values of {over}" if over else ""
     axes.set_title(f"{text}{over}", fontsize=11)
 
 
-def _scale(axes, xs):
-    """Log where it helps; a few whole numbers are ticks themselves."""
+def _scale(axes: Axes, xs: np.ndarray) -> None:
+    """Makes x logarithmic where it helps; a few whole numbers are ticks themselves."""
     if not len(xs) or xs[0] <= 0 or xs[-1] <= LOG_SPAN * xs[0]:
         return
     axes.set_xscale("log")
@@ -117,21 +72,7 @@ def _scale(axes, xs):
         axes.set_xticks([], minor=True)
 
 
-def styles(names):
-    """Colour, marker and line of each curve; black is for no defense alone."""
-    others = [name for name in names if name not in ("none", summaries.EVERY)]
-    found = {name: dict(color="black", marker="s") for name in names}
-    for i, name in enumerate(others):
-        dashes = ("-", "--", ":", "-.")[i // len(COLORS) % 4]
-        found[name] = dict(
-            color=COLORS[i % len(COLORS)],
-            marker=MARKERS[i % len(MARKERS)],
-            linestyle=dashes,
-        )
-    return found
-
-
-def _line(axes, points, style):
+def _line(axes: Axes, points: Frame, style: dict[str, Any]) -> None:
     if points.empty:
         return
     points = points.sort_values("x")
@@ -141,8 +82,8 @@ def _line(axes, points, style):
     axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.15)
 
 
-def _level(axes, points, style, choice):
-    """What has no x, such as no defense, across the picture."""
+def _level(axes: Axes, points: Frame, style: dict[str, Any], choice: Choice) -> None:
+    """Draws what has no x, such as no defense, across the picture."""
     label = style["label"]
     if choice.curves != "defense_name":
         label += ", no defense" if choice.x == "strength" else f", no {choice.x}"
@@ -151,13 +92,11 @@ def _level(axes, points, style, choice):
         axes.axhline(mean, color=color, linestyle="--", linewidth=2, label=label)
 
 
-def heatmap(
-    table: summaries.Frame, choice: summaries.Choice, over: str, path: pathlib.Path
-) -> None:
-    """The mean of the metric over rows x columns, with its values.
+def heatmap(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None:
+    """Draws the mean of the metric over rows x columns, with its values.
 
     Args:
-      table: of `tables.summarise` by row and column.
+      table: of `summaries.summarise` by row and column.
       choice: what is drawn.
       over: what is averaged over, for the title.
       path: of the PNG.
@@ -186,12 +125,13 @@ def heatmap(
     _save(figure, path)
 
 
-def _annotate(axes, means, table, choice):
+def _annotate(axes: Axes, means: np.ndarray, table: Frame, choice: Choice) -> None:
+    """Writes every mean into its field."""
     finite = means[np.isfinite(means)]
     middle = (finite.min() + finite.max()) / 2 if len(finite) else 0.0
     present = set(zip(table["row"].cat.codes, table["column"].cat.codes, strict=True))
     for row, column in np.ndindex(means.shape):
-        mean = means[row, column]
+        mean = float(means[row, column])
         text = summaries.number(mean, choice.metric)
         if np.isnan(mean):
             text = "failed" if (row, column) in present else ""
@@ -200,6 +140,7 @@ def _annotate(axes, means, table, choice):
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=11)
 
 
-def _save(figure, path):
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    with run_folder.replacing(path) as file:
+        figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
     pyplot.close(figure)

@@ -1,6 +1,5 @@
 """A sweep's results: from Parquet parts to means and deviations over coordinates."""
 
-import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -10,15 +9,14 @@ import pyarrow
 from pandas.api import types
 from pyarrow import parquet
 
-from experiments.audit import report
-from experiments.settings.config import Config
+from experiments.settings.settings import RULES
 from invertjax.cli.near import near
+from invertjax.reports import text as texts
 
 Frame = Any  # of pandas, whose own annotations do not survive indexing
 NEEDED = ("cell", "target", "status", "reason", "defense", "defense_name", "strength")
 # Every other column is a result; `loss` is one too, beside the setting of that name.
-SETTINGS = {field.name for field in dataclasses.fields(Config)} - {"loss"}
-SETTINGS |= {"defense_name", "strength"}
+SETTINGS = {*RULES, "defense_name", "strength"} - {"loss"}
 EVERY = "all"  # the one value of a coordinate that is not there
 _FIRST = ("defense_name", "model", "attack", "dataset")  # among equals
 _DRAWS = ("seed", "target", "targets")  # averaged over, never a coordinate by default
@@ -26,7 +24,9 @@ _COORDINATES = ("cell", "target", "device")  # beside the settings
 
 
 def read(workdir: pathlib.Path) -> Frame:
-    """The rows of all parts; of a target that was tried again the last that succeeded.
+    """Returns the rows of all parts, in the order in which they were written.
+
+    Of a target that was tried again the last row that succeeded counts.
 
     Raises:
       ValueError: naming the folder or the part that is wrong.
@@ -49,14 +49,15 @@ def read(workdir: pathlib.Path) -> Frame:
     return frame.sort_index().apply(_plain)
 
 
-def _plain(column):
-    """Lists, such as a shape, as text: what is grouped has to be hashable."""
+def _plain(column: Frame) -> Frame:
+    """Returns a column with lists, such as a shape, as text: what is grouped has to be
+    hashable."""
     if column.dtype != object:
         return column
     return column.map(lambda v: str(v.tolist()) if isinstance(v, np.ndarray) else v)
 
 
-def _part(path):
+def _part(path: pathlib.Path) -> Any:
     try:
         with parquet.ParquetFile(path) as file:
             return file.read()
@@ -76,7 +77,7 @@ class Choice(NamedTuple):
 
 
 def choose(frame: Frame, given: Choice) -> Choice:
-    """Fills in what was not given.
+    """Returns the choice with what was not given filled in.
 
     Rows and columns: the settings with most values, words before numbers. x: the
     defense's strength, else the number with most values. Curves: the defense's name,
@@ -99,7 +100,8 @@ def choose(frame: Frame, given: Choice) -> Choice:
     return Choice(rows, columns, given.metric, x, given.curves or _curves(frame, x))
 
 
-def _table(frame, given):
+def _table(frame: Frame, given: Choice) -> tuple[str | None, str | None]:
+    """Returns the settings down and across the table."""
     rows, columns = given.rows, given.columns
     rows = rows or _most(frame, [columns], words=True) or _most(frame, [columns])
     columns = columns or _most(frame, [rows], words=True) or _most(frame, [rows])
@@ -109,9 +111,10 @@ def _table(frame, given):
     return rows, columns
 
 
-def _curves(frame, x):
-    """defense_name, unless it only sets one defense apart from none along its strength:
-    then a setting that would otherwise be averaged over."""
+def _curves(frame: Frame, x: str | None) -> str | None:
+    """Returns the setting with a curve a value: defense_name, unless it only sets one
+    defense apart from none along its strength; then a setting that would otherwise be
+    averaged over."""
     if x == "defense_name" or not _several(frame, "defense_name"):
         return _most(frame, [x])
     names = frame["defense_name"][frame["defense_name"] != "none"]
@@ -120,19 +123,28 @@ def _curves(frame, x):
 
 
 def is_number(column: Frame) -> bool:
+    """Returns whether a column is one of numbers."""
     return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
 
 
 def settings(frame: Frame) -> list[str]:
+    """Returns the columns that are settings, in their order."""
     return [name for name in frame if name in SETTINGS]
 
 
-def _several(frame, name):
+def _several(frame: Frame, name: str) -> bool:
     return frame[name].nunique() > 1
 
 
-def _most(frame, taken, words=None):
-    """The setting with most values; `words` says whether it may be one of numbers."""
+def _most(
+    frame: Frame, taken: list[str | None], words: bool | None = None
+) -> str | None:
+    """Returns the setting with most values, None where none has several.
+
+    Args:
+      taken: settings that are chosen already.
+      words: whether it is one of words; False: of numbers; None: either.
+    """
     names = [
         name
         for name in dict.fromkeys((*_FIRST, *settings(frame)))
@@ -145,14 +157,15 @@ def _most(frame, taken, words=None):
     return max(names, key=lambda name: frame[name].nunique(), default=None)
 
 
-def _tied(frame, name, other):
-    """Whether at most half of the table would be filled, as where one decides both."""
+def _tied(frame: Frame, name: str, other: str) -> bool:
+    """Returns whether at most half of the table would be filled, as where one decides
+    both."""
     possible = frame[name].nunique(dropna=False) * frame[other].nunique(dropna=False)
     return 2 * len(frame[[name, other]].drop_duplicates()) <= possible
 
 
 def follows(frame: Frame, name: str, others: list[str]) -> bool:
-    """Whether the others decide the value of a column."""
+    """Returns whether the others decide the value of a column."""
     if not others:
         return frame[name].nunique(dropna=False) <= 1
     counts = frame.groupby(others, dropna=False)[name].nunique(dropna=False)
@@ -160,7 +173,8 @@ def follows(frame: Frame, name: str, others: list[str]) -> bool:
 
 
 def fixed(frame: Frame) -> str:
-    """`name=value` of what does not vary; what is null everywhere does not apply."""
+    """Returns `name=value` of all settings that do not vary; what is null everywhere
+    does not apply."""
     found, hidden = [], ["targets"]
     if follows(frame, "defense", []):
         hidden += ["defense_name", "strength"]  # it says both
@@ -173,7 +187,7 @@ def fixed(frame: Frame) -> str:
 
 
 def averaged(frame: Frame, by: list[str | None]) -> str:
-    """What else varies, and so is averaged over, with its number of values."""
+    """Returns what else varies, and so is averaged over, with its number of values."""
     named = [name for name in dict.fromkeys(by) if name]
     found = []
     for name in (*settings(frame), "target"):
@@ -184,7 +198,7 @@ def averaged(frame: Frame, by: list[str | None]) -> str:
 
 
 def text(value: Any) -> str:
-    """One value as it is shown."""
+    """Returns one value as it is shown."""
     if value is None or value is pandas.NA or value != value:
         return "none"
     if isinstance(value, float | np.floating):
@@ -193,7 +207,8 @@ def text(value: Any) -> str:
 
 
 def shown(frame: Frame, name: str | None) -> Frame:
-    """A column as ordered text: none first, numbers ascending, defenses by strength."""
+    """Returns a column as ordered text: none first, numbers ascending, defenses by
+    strength."""
     if name is None:
         return pandas.Series(EVERY, frame.index, dtype="category")
     by = ["defense_name", "strength"] if name == "defense" else []
@@ -205,6 +220,7 @@ def shown(frame: Frame, name: str | None) -> Frame:
 
 
 def done(frame: Frame) -> Frame:
+    """Returns for every row whether it has scores."""
     return frame["status"] == "done"
 
 
@@ -217,7 +233,7 @@ def check_values(frame: Frame, metric: str) -> None:
 
 
 def summarise(frame: Frame, by: dict[str, Frame], metric: str) -> Frame:
-    """mean, std (of a sample), n, min and max of a metric; a row a cell of the grid.
+    """Returns mean, std (of a sample), n, min and max of a metric, a row a cell.
 
     n counts the values: of rows that failed there is none, and a cell where all failed
     has n = 0.
@@ -235,11 +251,12 @@ _FORMATS = {"psnr": ".2f", "psnr_min": ".2f", "ssim": ".3f", "label_recall": ".2
 
 
 def number(value: float, metric: str) -> str:
+    """Returns a value of a metric with the digits that it is worth."""
     return format(value, _FORMATS.get(metric, ".4g"))
 
 
 def render(table: Frame, choice: Choice) -> str:
-    """`mean ± std (n)` as text, rows x columns."""
+    """Returns `mean ± std (n)` as text, rows x columns."""
     columns = list(table["column"].cat.categories)
     cells = {
         (entry["row"], entry["column"]): _cell(entry, choice.metric)
@@ -251,10 +268,10 @@ def render(table: Frame, choice: Choice) -> str:
     ]
     names = [name for name in (choice.rows, choice.columns) if name]
     heads = columns if choice.columns else [choice.metric]
-    return report.table(lines, (" \\ ".join(names), *heads))
+    return texts.table(lines, (" \\ ".join(names), *heads))
 
 
-def _cell(entry, metric):
+def _cell(entry: dict[str, Any], metric: str) -> str:
     if not entry["n"]:
         return "- (0)"
     spread = "" if pandas.isna(entry["std"]) else f" ± {number(entry['std'], metric)}"
@@ -262,7 +279,7 @@ def _cell(entry, metric):
 
 
 def failures(frame: Frame) -> str:
-    """How many rows failed, and why; empty if none did."""
+    """Says how many rows failed, and why; an empty text if none did."""
     failed = frame[~done(frame)]
     if failed.empty:
         return ""

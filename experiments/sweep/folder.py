@@ -1,17 +1,16 @@
 """The folder of a sweep: which grid it is of, and whether it can take this one."""
 
-import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 from collections import Counter
+from typing import Any
 
 import pyarrow.parquet as pq
 
 import invertjax
-from experiments.settings.config import Config
+from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
@@ -28,17 +27,18 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
     """
     folder, named = pathlib.Path(path), f"--workdir={path}"
     run_folder.check_writable(folder, named)
+    described = _described(grid)
     try:
         if overwrite:
             _empty(folder)
         if (folder / FILE).exists():
-            _check_same(folder, named, _described(grid))
+            _check_same(folder, named, described)
         elif any(folder.glob("[!_]*")):  # another process may just be making ours
             raise ValueError(
                 f"{named} holds other files: give --overwrite or another folder."
             )
         (folder / LEASES).mkdir(parents=True, exist_ok=True)
-        _write(folder / FILE, _described(grid))
+        run_folder.write(folder / FILE, json.dumps(described, indent=1).encode())
     except OSError as error:
         reason = f"{error.strerror} ({error.filename})"
         raise ValueError(f"{named} cannot be written: {reason}.") from None
@@ -46,24 +46,20 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
 
 
 def failed(folder: pathlib.Path) -> Counter[str]:
-    """The reasons of rows that failed, and how many each has."""
+    """Returns the reasons of rows that failed, and how many each has."""
     tables = [
-        pq.read_table(file, columns=["status", "reason"]) for file in _parts(folder)
+        pq.read_table(file, columns=["status", "reason"])
+        for file in table_.parts(folder)
     ]
     rows = [row for table in tables for row in table.to_pylist()]
     return Counter(row["reason"] for row in rows if row["status"] == "failed")
 
 
-def _parts(folder):
-    return list(folder.glob("part-*.parquet"))
-
-
-def _described(grid):
-    """The grid as JSON: every setting's values, and a digest of the cells."""
-    names = [field.name for field in dataclasses.fields(Config)]
+def _described(grid: Grid) -> dict[str, Any]:
+    """Returns the grid as JSON: every setting's values, and a digest of the cells."""
+    by_cell = list(map(flat, grid.cells))
     settings = {
-        name: sorted({json.dumps(getattr(cell, name)) for cell in grid.cells})
-        for name in names
+        name: sorted({json.dumps(one[name]) for one in by_cell}) for name in RULES
     }
     cells = "".join(sorted(map(table_.name_of, grid.cells)))
     digest = hashlib.sha256(cells.encode()).hexdigest()
@@ -75,7 +71,7 @@ def _described(grid):
     }
 
 
-def _check_same(folder, named, now):
+def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
     try:
         before = json.loads((folder / FILE).read_text("utf-8"))
         same = before["digest"] == now["digest"]
@@ -101,21 +97,16 @@ def _check_same(folder, named, now):
     )
 
 
-def _listed(values, most=4):
+def _listed(values: list[str] | None, most: int = 4) -> str:
     values = values or []
     return "[" + ", ".join(values[:most]) + (", ..." * (len(values) > most)) + "]"
 
 
-def _empty(folder):
+def _empty(folder: pathlib.Path) -> None:
     """Removes a former sweep, and nothing else."""
-    for file in _parts(folder):
+    for file in table_.parts(folder):
         file.unlink()
     for name in (LEASES, pictures.FOLDER, "_figures"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / FILE).unlink(missing_ok=True)
-
-
-def _write(file, content):
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=1), "utf-8")
-    beside.rename(file)
+    run_folder.remove_partial(folder)

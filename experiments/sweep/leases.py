@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 TOUCHED = 10.0  # seconds between two touches
 STALE = 60.0  # seconds without a touch
@@ -23,11 +24,15 @@ _HELD: set[str] = set()  # tokens of this process's leases
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None]:
-    """The block for this process alone, until the end of the `with`.
+    """Holds a block for this process alone, until the end of the `with`.
+
+    Args:
+      folder: of the leases.
+      block: its name.
 
     Yields:
-      Whether it still is, as a function: a process that sleeps for a minute may lose
-      it. None if another process has it.
+      A function that says whether the block still is this process's: one that sleeps
+      for a minute may lose it. None if another process has it.
     """
     file, token = folder / block, uuid.uuid4().hex
     _HELD.add(token)
@@ -36,7 +41,7 @@ def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None
         yield None
         return
 
-    def still():
+    def still() -> bool:
         with contextlib.suppress(OSError, ValueError):
             return json.loads(file.read_text("utf-8"))["token"] == token
         return False
@@ -54,7 +59,8 @@ def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None
         _HELD.discard(token)
 
 
-def _taken(file, token):
+def _taken(file: pathlib.Path, token: str) -> bool:
+    """Makes the file of a lease; returns whether that worked."""
     mark = {"host": socket.gethostname(), "pid": os.getpid(), "token": token}
     for _ in range(2):  # the second time after clearing what was left behind
         try:
@@ -69,7 +75,7 @@ def _taken(file, token):
     return False
 
 
-def _clear(file, left):
+def _clear(file: pathlib.Path, left: str) -> None:
     """Removes a lease that was left behind, unless it is another by now."""
     aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError, FileExistsError):
@@ -79,8 +85,8 @@ def _clear(file, left):
     aside.unlink(missing_ok=True)
 
 
-def _left_behind(file):
-    """The content of a lease whose holder is gone; None if there is one."""
+def _left_behind(file: pathlib.Path) -> str | None:
+    """Returns the content of a lease whose holder is gone, None if there is one."""
     try:
         age = time.time() - file.stat().st_mtime
         text = file.read_text("utf-8")
@@ -92,7 +98,8 @@ def _left_behind(file):
     return text if age > STALE else None
 
 
-def _alive(mark):
+def _alive(mark: dict[str, Any]) -> bool:
+    """Whether the process of this machine that made a lease still runs."""
     pid = mark["pid"]
     if pid == os.getpid():  # ours, or that of a former process of our number
         return mark.get("token") in _HELD
@@ -105,7 +112,7 @@ def _alive(mark):
     return not _zombie(pid)
 
 
-def _zombie(pid):
+def _zombie(pid: int) -> bool:
     """Whether it has ended, and nobody has asked how; only Linux says."""
     try:
         status = pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8")
@@ -114,7 +121,8 @@ def _zombie(pid):
     return status.rpartition(")")[2].split()[:1] == ["Z"]
 
 
-def _touch(file, done):
+def _touch(file: pathlib.Path, done: threading.Event) -> None:
+    """Touches a lease now and then, until it is done with."""
     while not done.wait(TOUCHED):
         with contextlib.suppress(OSError):
             os.utime(file)

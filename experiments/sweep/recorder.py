@@ -1,142 +1,144 @@
 """Results of a sweep on their way to its table: scored, pictured, written in time."""
 
-import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.audit import report
-from experiments.audit import run as audit
-from experiments.settings.config import Config
+from experiments.audit.prepare import Ready
+from experiments.audit.versions import versions
+from experiments.settings.settings import Settings
+from experiments.sweep import pictures
 from experiments.sweep import table as table_
-from experiments.sweep.pictures import save_pictures
-from invertjax import driver
+from invertjax import driver, metrics
+from invertjax.auditing import run, scores
 from invertjax.base import Stop
+from invertjax.driver import Cache
 
 FLUSH_SECONDS = 10.0  # rows are on disk that soon
 
 
 class Job(NamedTuple):
-    """A target of a cell: its trial, and its keys `[R]`."""
+    """A target of a cell."""
 
-    ready: audit.Prepared
+    cell: Settings
+    ready: Ready
     target: int
-    trial: Any
-    keys: jax.Array
+
+
+class Output(NamedTuple):
+    """Where the rows of a sweep go.
+
+    folder: of the sweep.
+    images: targets of a cell whose pictures are kept.
+    cache: of compiled functions.
+    progress: told `(1, PSNR or None)` for every row.
+    """
+
+    folder: pathlib.Path
+    images: int
+    cache: Cache
+    progress: Callable[[int, float | None], None]
 
 
 class Rows:
-    """The rows of a block on their way to the table.
+    """The rows of a block on their way to the table; a context manager.
 
     Args:
-      folder: of the sweep.
+      output: of the sweep.
       name: of the block.
       taken: rows of it that are in the table already.
       still: whether the block is still this process's, see `leases.held`.
-      images: targets of a cell whose pictures are kept.
-      progress: told `(1, PSNR or None)` for every row.
 
     Attributes:
       scored: targets added so far.
     """
 
     def __init__(
-        self,
-        folder: pathlib.Path,
-        name: str,
-        taken: int,
-        still: Callable[[], bool],
-        images: int,
-        progress: Callable[[int, float | None], None],
+        self, output: Output, name: str, taken: int, still: Callable[[], bool]
     ):
-        self.folder, self.name, self.taken, self.still = folder, name, taken, still
-        self.images, self.progress = images, progress
+        self.output, self.name, self.taken, self.still = output, name, taken, still
         self.rows: list[dict[str, Any]] = []
         self.scored = 0
+        self.facts = _facts()
         self.lap = self.written = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> "Rows":
         self.lap = time.monotonic()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._flush()
 
-    def add(self, jobs: list[Job], numbers: range, results: Any) -> None:
+    def add(self, jobs: Sequence[Job], numbers: range, results: Any) -> None:
         """Scores a finished group of targets; those of an interrupted one are lost."""
-        stopped = np.asarray(results.stopped)
-        if np.any(stopped == Stop.INTERRUPTED):
+        if np.any(np.asarray(results.stopped) == Stop.INTERRUPTED):
             return
         picked = jax.tree.map(np.asarray, driver.best(results))
         now = time.monotonic()
         seconds, self.lap = (now - self.lap) / len(numbers), now
         for place, number in enumerate(numbers):
-            ready, target, *_ = jobs[number]
             result = jax.tree.map(lambda leaf, i=place: leaf[i], picked)
-            row, batch = audit.scored(ready, target, result)
-            kept = target < self.images
-            images = save_pictures(self.folder, ready, target, batch, kept)
-            self._put(_measured(ready, row, seconds) | images, ready.config)
+            self._add(jobs[number], result, seconds)
             self.scored += 1
         if time.monotonic() - self.written > FLUSH_SECONDS:
             self._flush()
 
-    def fail(self, jobs: list[Job], reason: str) -> None:
+    def fail(self, jobs: Iterable[Job], reason: str) -> None:
         """Says of targets why they have no scores."""
         for job in jobs:
-            self._fail(job.ready.config, job.target, reason)
+            self._fail(job.cell, job.target, reason)
 
-    def fail_cell(self, config: Config, had: set[int], reason: str) -> None:
-        """The same of all targets of a cell but those it had."""
-        for target in set(range(config.targets)) - had:
-            self._fail(config, target, reason)
+    def fail_cell(self, cell: Settings, had: set[int], reason: str) -> None:
+        """Says the same of all targets of a cell but those it had."""
+        for target in set(range(cell.data.targets)) - had:
+            self._fail(cell, target, reason)
 
-    def _fail(self, config, target, reason):
+    def _add(self, job: Job, result: Any, seconds: float) -> None:
+        cell, ready, target = job
+        by_image = self.output.cache.jit(("scores",), lambda: metrics.by_image)
+        situation = ready.prepared.situation
+        row, arrays = scores.scored(situation, target, result, by_image=by_image)
+        kept: dict[str, str] = {}
+        if target < self.output.images:
+            kept = pictures.save(self.output.folder, cell, target, arrays)
+        self._put(_measured(ready, row, seconds) | kept, cell)
+
+    def _fail(self, cell: Settings, target: int, reason: str) -> None:
         reason = " ".join(reason.split())
-        self._put({"target": target, "status": "failed", "reason": reason}, config)
+        self._put({"target": target, "status": "failed", "reason": reason}, cell)
 
-    def _put(self, row, config):
-        self.rows.append({**table_.coordinates(config), **row, **_facts()})
-        self.progress(1, row.get("psnr"))
+    def _put(self, row: dict[str, Any], cell: Settings) -> None:
+        self.rows.append({**table_.coordinates(cell), **row, **self.facts})
+        self.output.progress(1, row.get("psnr"))
 
-    def _flush(self):
+    def _flush(self) -> None:
         if not self.rows:
             return
         if self.still():  # else another process has taken over, and has them too
             name = f"{self.name}-{self.taken:05d}"
-            table_.write(self.folder, name, self.rows)
+            table_.write(self.output.folder, name, self.rows)
         self.taken, self.rows = self.taken + len(self.rows), []
         self.written = time.monotonic()
 
 
-@functools.cache
-def _facts():
-    found = audit.versions()
+def _facts() -> dict[str, str]:
+    found = versions()
     return {"versions": json.dumps(found["versions"]), "device": found["device"]}
 
 
-def _measured(ready, row, seconds):
-    """A row of `audit.scored` as columns."""
+def _measured(ready: Ready, row: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Returns a row of `scores.scored` as columns, and what the attack was."""
     failed = row["loss"] is None
-    ssim = row["ssim"]
     return {
-        "target": row["target"],
-        "psnr": None if failed else float(np.mean(row["psnr"])),
-        "psnr_min": None if failed else float(np.min(row["psnr"])),
-        "ssim": float(np.mean(ssim)) if ssim and not failed else None,
-        "label_recall": row["label_recall"],
-        "loss": row["loss"],
-        "steps_taken": row["steps"],
-        "stopped": row["stopped"],
-        "update_rms": row["update_rms"],
+        **scores.columns(row),
         "seconds": seconds,
         "status": "failed" if failed else "done",
         "reason": "no trial had a finite objective" if failed else None,
-        "attack_run": ready.attack,
-        "threat_model": json.dumps(report.threat_model(ready.config, ready.attack)),
+        "attack_run": ready.prepared.plan.row.name,
+        "threat_model": json.dumps(run.threats(ready.prepared, ready.known)),
     }

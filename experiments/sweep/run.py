@@ -3,24 +3,69 @@
 import functools
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.audit import attacking
-from experiments.audit import run as audit
+from experiments.audit import prepare
+from experiments.audit.prepare import Ready
+from experiments.settings.settings import Settings
 from experiments.sweep import leases, programs
 from experiments.sweep import table as table_
 from experiments.sweep.programs import Block, Group
-from experiments.sweep.recorder import Job, Rows
-from experiments.victims import inputs
+from experiments.sweep.recorder import Job, Output, Rows
 from invertjax import driver
+from invertjax.auditing import programs as auditing
 from invertjax.cli import processes
+from invertjax.driver import Cache, stopping
 
 POLL_SECONDS = 2.0  # between looks at blocks that other processes hold
 WIDE = 8  # targets of a group for each CPU device, so that their start costs little
+
+Left = list[tuple[Settings, set[int]]]  # cells, and the targets of each in the table
+
+
+class Watch(NamedTuple):
+    """Who follows a sweep.
+
+    say: told a line of what a person should know.
+    stage: told what it is doing, in a few words.
+    progress: told `(rows done, their mean PSNR or None)` as they come.
+    check: called between chunks of steps; it may raise a KeyboardInterrupt.
+    """
+
+    say: Callable[[str], None] = lambda line: None
+    stage: Callable[[str], None] = lambda words: None
+    progress: Callable[[int, float | None], None] = lambda rows, psnr: None
+    check: Callable[[], None] = lambda: None
+
+
+SILENT = Watch()
+
+
+class Targets(NamedTuple):
+    """The targets of a block, one after another.
+
+    jobs: a list of N. shared: what the program is given once. trials: pytree of
+    `[N, ...]`. keys: `[N, R]`.
+    """
+
+    jobs: list[Job]
+    shared: Any
+    trials: Any
+    keys: jax.Array
+
+    def after(self, count: int) -> tuple[Any, jax.Array]:
+        """Returns the trials and keys after the first so many."""
+        return jax.tree.map(lambda leaf: leaf[count:], self.trials), self.keys[count:]
+
+    def repeated(self, count: int) -> tuple[Any, jax.Array]:
+        """Returns so many trials and keys, the first ones again where there are few."""
+        rows = np.arange(count) % len(self.jobs)
+        return jax.tree.map(lambda leaf: leaf[rows], self.trials), self.keys[rows]
 
 
 class Sweep:
@@ -29,11 +74,9 @@ class Sweep:
     Args:
       folder: of the results.
       plan: the groups of the grid, the same in every process.
-      images: targets a cell whose pictures are kept.
-      say: told a line of what a person should know.
-      stage: told what it is doing, in a few words.
-      progress: told `(rows done, their mean PSNR or None)` as they come.
-      check: called between chunks of steps, to raise a KeyboardInterrupt.
+      cache: of compiled functions, networks and images.
+      images: targets of a cell whose pictures are kept.
+      watch: who follows.
 
     Attributes:
       compiled: programs compiled so far.
@@ -43,163 +86,165 @@ class Sweep:
         self,
         folder: pathlib.Path,
         plan: list[Group],
+        cache: Cache,
         *,
         images: int = 0,
-        say: Callable[[str], None] = lambda line: None,
-        stage: Callable[[str], None] = lambda words: None,
-        progress: Callable[[int, float | None], None] = lambda rows, psnr: None,
-        check: Callable[[], None] = lambda: None,
+        watch: Watch = SILENT,
     ):
-        self.folder, self.images = folder, images
-        self.say, self.stage = say, stage
-        self.progress, self.check = progress, check
+        self.folder, self.cache, self.watch = folder, cache, watch
+        self.output = Output(folder, images, cache, watch.progress)
         self.pending = [
-            (g, b) for i, g in enumerate(plan) for b in programs.blocks(i, g)
+            (group, block)
+            for number, group in enumerate(plan)
+            for block in programs.blocks(number, group)
         ]
-        self.compiled, self.current, self.program = 0, None, None
-        self.likes: dict[Any, audit.Prepared] = {}  # of the current group
-        self.last: audit.Prepared | None = None
-        self.data: tuple[Any, Any] = None, None
-        # Targets of the program, and the most after running out of memory.
-        self.width, self.most = 1, None
+        self.compiled = 0
+        # The most targets at once after running out of memory, by program.
+        self.most: dict[Hashable, int] = {}
 
     def rows_left(self) -> int:
-        """Targets that are not in the table."""
+        """Returns how many targets are not in the table."""
         left = [one for _, block in self.pending for one in self._left(block)]
-        return sum(cell.targets - len(had) for cell, had in left)
+        return sum(cell.data.targets - len(had) for cell, had in left)
 
     def run(self) -> None:
-        """Until every block is in the table, whoever has put it there."""
+        """Returns once every block is in the table, whoever has put it there."""
         waited = False
         while self.pending:
             before = len(self.pending)
-            self.pending = [one for one in self.pending if not self._tried(*one)]
+            self.pending = [
+                (group, block)
+                for group, block in self.pending
+                if not self._tried(group, block)
+            ]
             if len(self.pending) == before:
                 if not waited:
-                    self.say(f"waiting for {before} blocks that other processes hold")
+                    line = f"waiting for {before} blocks that other processes hold"
+                    self.watch.say(line)
                 waited = True
-                self.check()
+                self.watch.check()
                 time.sleep(POLL_SECONDS)
 
-    def _tried(self, group, block):
+    def _tried(self, group: Group, block: Block) -> bool:
         """Whether the block is in the table now; not if another process has it."""
         if not self._left(block):
             return True
         with leases.held(self.folder / "_leases", block.name) as still:
             if still is None:
                 return False
-            cells = self._left(block)  # another may just have finished it
-            if cells:
-                self._block(group, block, cells, still)
+            left = self._left(block)  # another may just have finished it
+            if left:
+                self._do(group, block, left, still)
         return not self._left(block)
 
-    def _left(self, block):
+    def _left(self, block: Block) -> Left:
+        """Returns the cells that lack targets in the table."""
         done = table_.finished(self.folder)
         left = [(cell, done.get(table_.name_of(cell), set())) for cell in block.cells]
-        return [(cell, had) for cell, had in left if len(had) < cell.targets]
+        return [(cell, had) for cell, had in left if len(had) < cell.data.targets]
 
-    def _block(self, group: Group, block: Block, cells, still):
-        if self.current is not group:
-            self.current, self.likes, self.last, self.program = group, {}, None, None
-            self.most = None
-        taken = sum(cell.targets for cell in block.cells)
-        taken -= sum(cell.targets - len(had) for cell, had in cells)
-        out = Rows(self.folder, block.name, taken, still, self.images, self.progress)
+    def _do(
+        self, group: Group, block: Block, left: Left, still: Callable[[], bool]
+    ) -> None:
+        taken = sum(cell.data.targets for cell in block.cells)
+        taken -= sum(cell.data.targets - len(had) for cell, had in left)
+        rows = Rows(self.output, block.name, taken, still)
         jobs: list[Job] = []
-        for cell, had in cells:
-            self.check()
+        for cell, had in left:
+            self.watch.check()
             try:
-                ready = self._prepared(cell)
+                ready = self._ready(cell)
             except ValueError as error:
-                out.fail_cell(cell, had, str(error))
+                rows.fail_cell(cell, had, str(error))
                 continue
-            jobs += _jobs(ready, had)
-        with out:
+            targets = [i for i in range(cell.data.targets) if i not in had]
+            jobs += [Job(cell, ready, target) for target in targets]
+        with rows:
             if jobs:
-                self._attack(group, jobs, out)
+                self._attack(group, _joined(jobs), rows)
 
-    def _prepared(self, cell):
-        client = programs.client(cell)
-        like = self.likes.get(client)
-        ready = audit.prepare(cell, self._sources(cell), like=like, near=self.last)
-        self.likes.setdefault(client, ready)
-        self.last = ready
-        return ready
+    def _ready(self, cell: Settings) -> Ready:
+        data, victim, attack, clients, _, run = cell
+        found = prepare.read(data, victim, clients, run, cache=self.cache)
+        return prepare.simulated(
+            found, data, victim, clients, attack, run, cache=self.cache
+        )
 
-    def _sources(self, config):
-        """What a cell reads; cells of the same data read it once."""
-        key = inputs.key(config)
-        if self.data[0] != key:
-            self.data = key, audit.read(config)
-        return self.data[1]
-
-    def _attack(self, group, jobs, out):
-        rows = [job.trial for job in jobs]
-        trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        keys = jax.numpy.stack([job.keys for job in jobs])
-        first = jobs[0].ready
+    def _attack(self, group: Group, targets: Targets, rows: Rows) -> None:
+        """Attacks a block's targets, fewer at once where they do not fit."""
+        rule = stopping.RULES[targets.jobs[0].cell.attack.stop or "never"]
         while True:
+            left = targets.jobs[rows.scored :]
             try:
-                program = self._program(group, first, trials, keys)
-                left = jax.tree.map(lambda leaf: leaf[out.scored :], trials)
                 driver.run(
-                    program,
-                    first.scene.shared,
-                    left,
-                    keys[out.scored :],
-                    rule=audit.RULES[first.config.stop or "never"],
-                    on_chunk=lambda progress: self.check(),
-                    on_group=functools.partial(out.add, jobs[out.scored :]),
+                    self._program(group, targets),
+                    targets.shared,
+                    *targets.after(rows.scored),
+                    rule=rule,
+                    on_chunk=lambda progress: self.watch.check(),
+                    on_group=functools.partial(rows.add, left),
                 )
-                self.check()
-                return
+                return self.watch.check()
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                if not self._smaller(error):
-                    return out.fail(jobs[out.scored :], f"out of memory: {error}")
+                if not self._halved(group, error):
+                    reason = f"out of memory: {error}"
+                    return rows.fail(targets.jobs[rows.scored :], reason)
             except ValueError as error:  # an attack that does not fit the model
-                return out.fail(jobs[out.scored :], str(error))
+                return rows.fail(targets.jobs[rows.scored :], str(error))
 
-    def _program(self, group, first, trials, keys):
-        if self.program is None:
-            on_cpu = jax.default_backend() == "cpu"
-            wide = WIDE * jax.device_count() if on_cpu else programs.ROWS
-            wide = self.width = min(wide, self.most or wide, group.rows)
-            self.stage(f"compiling program {self.compiled + 1}")
-            self.say(f"compiling program {self.compiled + 1}: {_named(first)}")
-            again = np.arange(wide) % len(keys)  # of a block that is smaller
-            self.program = driver.build(
-                attacking.maker(first.config, first.scene, first.attack),
-                first.scene.shared,
-                jax.tree.map(lambda leaf: leaf[again], trials),
-                keys[again],
-                width=wide,
-                at_once=self.most,
-                memory_limit=processes.memory_limit(),
-            )
-            self.compiled += 1
-            self.stage(f"running program {self.compiled}")
-        return self.program
+    def _program(self, group: Group, targets: Targets) -> driver.Program:
+        """Returns the group's program, which is compiled for its first block."""
+        most = self.most.get(group.program)
+        key = ("sweep", group.program, most)
+        return self.cache(key, lambda: self._built(group, targets, most), most=1)
 
-    def _smaller(self, error):
+    def _built(
+        self, group: Group, targets: Targets, most: int | None
+    ) -> driver.Program:
+        first, number = targets.jobs[0], self.compiled + 1
+        situation, plan = first.ready.prepared.situation, first.ready.prepared.plan
+        named = f"{plan.row.name} on {first.cell.victim.model}, "
+        self.watch.stage(f"compiling program {number}")
+        self.watch.say(f"compiling program {number}: {named}{first.cell.data.dataset}")
+        wide = self._wide(group)
+        program = driver.build(
+            auditing.maker(situation, plan),
+            targets.shared,
+            *targets.repeated(wide),
+            width=wide,
+            at_once=most,
+            memory_limit=processes.memory_limit(),
+        )
+        self.compiled = number
+        self.watch.stage(f"running program {number}")
+        return program
+
+    def _wide(self, group: Group) -> int:
+        """Returns how many targets a program takes at a time."""
+        on_cpu = jax.default_backend() == "cpu"
+        wide = WIDE * jax.device_count() if on_cpu else programs.ROWS
+        return min(wide, self.most.get(group.program, wide), group.rows)
+
+    def _halved(self, group: Group, error: Exception) -> bool:
         """Whether half as many at once could still fit."""
         known = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         if not known:
             raise error
-        if self.width <= 1:
+        wide = self._wide(group)
+        if wide <= 1:
             return False
-        self.most, self.program = self.width // 2, None
-        self.say(f"out of memory: going on with {self.most} targets at once")
+        self.most[group.program] = wide // 2
+        self.watch.say(f"out of memory: going on with {wide // 2} targets at once")
         return True
 
 
-def _jobs(ready, had):
-    keys = audit.keys_of(ready.config, 1, ready.config.targets)
-    for i in range(ready.config.targets):
-        if i not in had:
-            trial = jax.tree.map(lambda leaf, i=i: leaf[i], ready.scene.trials)
-            yield Job(ready, i, trial, keys[i])
-
-
-def _named(ready):
-    config = ready.config
-    return f"{ready.attack} on {config.model}, {config.dataset}"
+def _joined(jobs: list[Job]) -> Targets:
+    """Returns targets of one network, or each of its own, along one axis."""
+    situations = [job.ready.prepared.situation for job in jobs]
+    rows = [
+        jax.tree.map(lambda leaf, i=job.target: leaf[i : i + 1], situation.trials)
+        for job, situation in zip(jobs, situations, strict=True)
+    ]
+    trials = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+    keys = jnp.stack([job.ready.keys.attack[job.target] for job in jobs])
+    return Targets(jobs, situations[0].shared, trials, keys)

@@ -3,33 +3,34 @@
 `pandas.read_parquet(workdir)` reads them; everything else there starts with "_".
 """
 
-import dataclasses
 import functools
-import hashlib
-import json
-import os
 import pathlib
-import typing
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.settings import defense_flags
-from experiments.settings.config import Config
+from experiments.settings import settings
+from experiments.settings.settings import RULES, Settings
+from invertjax.auditing import scores
+from invertjax.cli import run_folder
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-# Settings that are no coordinates of a sweep.
-_LEFT_OUT = ("update", "params", "loss", "image_shape", "num_classes", "null_control")
-_MEASURED = {
-    "psnr": float,
-    "psnr_min": float,
-    "ssim": float,
-    "label_recall": float,
-    "loss": float,
-    "steps_taken": int,
-    "stopped": str,
-    "update_rms": float,
+# The settings in the order of the columns. `experiments.show` takes the first among
+# equals; a setting that is not here comes after them. No sweep has a checkpoint, but
+# the tables of former ones have its column.
+_ORDER = (
+    *("dataset", "data_dir", "split", "image_size"),
+    *("model", "activation", "norm", "norm_mode", "init", "width", "networks"),
+    *("train_steps", "train_split", "train_lr", "checkpoint"),
+    *("attack", "batch_size", "targets", "restarts", "steps", "warm_start", "stop"),
+    *("labels", "attack_lr", "total_variation"),
+    *("local_steps", "local_batch", "local_lr", "local_shuffle", "local_known"),
+    *("defense", "defense_known", "x64", "seed"),
+)
+_VARIED = tuple(name for name, rule in RULES.items() if not rule.fixed)
+_SETTINGS = tuple(dict.fromkeys((*_ORDER, *_VARIED)))
+# What a row says beside its scores.
+_FACTS = {
     "seconds": float,
     "status": str,
     "reason": str,
@@ -40,72 +41,64 @@ _MEASURED = {
     "image": str,
     "original": str,
 }
-
-
-def _kind(hint):
-    kind = (*typing.get_args(hint), hint)[0]
-    return _TYPES.get(kind, pa.string())
-
-
-_HINTS = typing.get_type_hints(Config)
-_SETTINGS = {
-    field.name: _kind(_HINTS[field.name])
-    for field in dataclasses.fields(Config)
-    if field.name not in _LEFT_OUT
-}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 SCHEMA = pa.schema(
     {"cell": pa.string(), "target": pa.int64()}
-    | _SETTINGS
+    | {name: _TYPES.get(RULES[name].kind, pa.string()) for name in _SETTINGS}
     | {"defense_name": pa.string(), "strength": pa.float64()}
-    | {name: _TYPES[kind] for name, kind in _MEASURED.items()}
+    | {name: _TYPES[kind] for name, kind in {**scores.COLUMNS, **_FACTS}.items()}
 )
 
 
-def name_of(config: Config) -> str:
-    """A cell's name: sixteen characters that differ where any setting does."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def name_of(cell: Settings) -> str:
+    """Returns a cell's name: 16 characters that differ where any setting does."""
+    return settings.digest(settings.flat(cell), 16)
 
 
-def coordinates(config: Config) -> dict[str, Any]:
-    """The columns that say which cell a row is of."""
-    found = {name: getattr(config, name) for name in _SETTINGS}
-    specs = defense_flags.specs(config.defense)
-    found["defense"] = "+".join(config.defense) or "none"
-    found["defense_name"] = "+".join(spec.name for spec in specs) or "none"
-    found["strength"] = specs[-1].strength if specs else None
-    return {"cell": name_of(config), **found}
+def defense_of(cell: Settings) -> str:
+    """Returns a cell's defenses as one text; "none" where there are none."""
+    return "+".join(map(str, cell.clients.defense)) or "none"
+
+
+def coordinates(cell: Settings) -> dict[str, Any]:
+    """Returns the columns that say which cell a row is of."""
+    flat, defense = settings.flat(cell), cell.clients.defense
+    return {
+        "cell": name_of(cell),
+        **{name: flat[name] for name in _SETTINGS},
+        "defense": defense_of(cell),
+        "defense_name": "+".join(one.name for one in defense) or "none",
+        "strength": defense[-1].strength if defense else None,
+    }
 
 
 def write(folder: pathlib.Path, name: str, rows: list[dict[str, Any]]) -> None:
     """Adds rows to the table, as `part-NAME.parquet`; columns they lack are null."""
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    beside = folder / f"_part-{name}.{os.getpid()}"
-    try:
-        with beside.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(folder / f"part-{name}.parquet")
-    finally:
-        beside.unlink(missing_ok=True)
+    with run_folder.replacing(folder / f"part-{name}.parquet") as file:
+        pq.write_table(table, file)
+
+
+def parts(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of the table."""
+    return sorted(folder.glob("part-*.parquet"))
 
 
 def finished(folder: pathlib.Path) -> dict[str, set[int]]:
-    """The targets of every cell that are in the table.
+    """Returns the targets of every cell that are in the table.
 
     Raises:
       ValueError: naming a part that cannot be read.
     """
     found: dict[str, set[int]] = {}
-    for file in folder.glob("part-*.parquet"):
+    for file in parts(folder):
         for cell, target in _rows(file, file.stat().st_mtime_ns):
             found.setdefault(cell, set()).add(target)
     return found
 
 
 @functools.cache  # a part never changes
-def _rows(file, written):
+def _rows(file: pathlib.Path, written: int) -> list[tuple[str, int]]:
     del written  # a part of that name may be of a former sweep
     try:
         table = pq.read_table(file, columns=["cell", "target"])

@@ -1,130 +1,127 @@
-"""What a run reads, checked and in memory, before anything is built or written."""
+"""The images that an audit reads, checked before anything is built or written."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments import data
-from experiments.settings.config import Config
-from experiments.victims import network
-from experiments.victims.saved_update import Given, num_classes
-from experiments.victims.saved_update import read as read_given
+from experiments.settings.clients import Clients
+from experiments.settings.data import Data
+from experiments.settings.victim import Victim
 
-PUBLIC = 512  # images outside the targets, for label counts and baselines
+PUBLIC = 512  # images outside the targets, for label counts and guesses
 
 
-class Sources(NamedTuple):
-    """The images of a simulated run, or the files of a given update.
+class Inputs(NamedTuple):
+    """The images of a simulated run.
 
-    truth: `{"image": [N, B, H, W, C], "label": [N, B]}`, or None for a given update.
-    public: a `data.Dataset` without the targets' images, or None.
+    truth: `{"image": [N, B, H, W, C], "label": [N, B]}`.
+    public: a `data.Dataset` without the targets' images.
     num_classes: K.
-    given: update, params and loss, or None where there is a truth.
     """
 
     truth: Any
-    public: Any
+    public: data.Dataset
     num_classes: int
-    given: Given | None = None
 
 
-def key(config: Config) -> tuple:
-    """Equal for runs that read the same data."""
-    names = ("dataset", "data_dir", "split", "train_split", "image_size")
-    sizes = (config.batch_size, config.targets, bool(config.train_steps))
-    return (*[getattr(config, name) for name in names], *sizes)
+def key(of: Data, clients: Clients, victim: Victim) -> tuple:
+    """Returns what is equal for runs that read the same data."""
+    return of, clients.batch_size, bool(victim.train_steps)
 
 
-def check(config: Config) -> None:
+def check(of: Data, clients: Clients, victim: Victim) -> None:
     """Raises what `read` would where data is missing; reads no images."""
-    network.check_checkpoint(config)
-    count = config.targets * config.batch_size
-    there = _data(config, "split", data.check, None)
+    count = of.targets * clients.batch_size
+    there = _read(of, "split", data.check, None)
     if there < count:
         raise ValueError(
-            f"--batch_size={config.batch_size} times --targets={config.targets} needs "
-            f"{count} images: --dataset={config.dataset} --split={config.split} has "
-            f"{there}."
+            f"--batch_size={clients.batch_size} times --targets={of.targets} needs "
+            f"{count} images: --dataset={of.dataset} --split={of.split} has {there}."
         )
-    _data(config, "train_split", data.check, _limit(config))
+    _read(of, "train_split", data.check, _limit(of, clients, victim))
 
 
-def read(config: Config) -> Sources:
-    """Reads the data or the given files.
+def read(of: Data, clients: Clients, victim: Victim, dtype: str) -> Inputs:
+    """Reads the images of the targets, and the public ones.
 
     Args:
-      config: resolved.
+      of: which images. clients: how many behind an update. victim: whether it is
+        trained on the public ones, all of them.
+      dtype: of the targets' images.
 
     Raises:
       ValueError: naming the flag that asks for what is not there or does not fit.
     """
-    if config.update is not None:
-        return Sources(None, None, num_classes(config), read_given(config))
-    check(config)
-    held = _data(config, "split", data.load, config.targets * config.batch_size)
-    public = _data(config, "train_split", data.load, _limit(config))
-    public = _outside(config, public, held)
+    check(of, clients, victim)
+    held = _read(of, "split", data.load, of.targets * clients.batch_size)
+    public = _read(of, "train_split", data.load, _limit(of, clients, victim))
+    public = _outside(of, public, held)
     for part in (held, public):
         _check_labels(part)
-    shape = (config.targets, config.batch_size)
-    images = held.images.astype(config.dtype)
+    shape = (of.targets, clients.batch_size)
+    images = held.images.astype(dtype)
     truth = {
         "image": images.reshape(*shape, *images.shape[1:]),
         "label": held.labels.reshape(shape),
     }
-    return Sources(truth, public, held.num_classes)
+    return Inputs(truth, public, held.num_classes)
 
 
-def _limit(config):
-    """How many images outside the targets are read; None: all."""
-    if config.train_steps:
-        return None
-    return config.targets * config.batch_size + PUBLIC
-
-
-def load(config: Config, flag: str) -> data.Dataset:
-    """All images of the split that a flag names, with labels that fit.
+def load(of: Data, flag: str) -> data.Dataset:
+    """Returns all images of the split that a flag names, with labels that fit.
 
     Raises:
       ValueError: as `read`.
     """
-    found = _data(config, flag, data.load, None)
+    found = _read(of, flag, data.load, None)
     _check_labels(found)
     return found
 
 
-def _data(config, flag, read, limit):
-    """`data.load` or `data.check`, whose errors then name the flags."""
-    split = getattr(config, flag)
+def _limit(of: Data, clients: Clients, victim: Victim) -> int | None:
+    """Returns how many images outside the targets are read; None: all."""
+    if victim.train_steps:
+        return None
+    return of.targets * clients.batch_size + PUBLIC
+
+
+def _read(of: Data, flag: str, read: Callable, limit: int | None) -> Any:
+    """Returns what `data.load` or `data.check` does; errors then name the flags."""
+    split = getattr(of, flag)
     try:
         return read(
-            config.dataset,
-            split,
-            config.data_dir,
-            image_size=config.image_size,
-            limit=limit,
+            of.dataset, split, of.data_dir, image_size=of.image_size, limit=limit
         )
     except ValueError as error:
-        named = f"--dataset={config.dataset} --{flag}={split}"
+        named = f"--dataset={of.dataset} --{flag}={split}"
         raise ValueError(f"{named}: {error}") from None
 
 
-def _outside(config, public, held):
-    """Public images that are no targets, where both come of one split."""
-    if config.split.partition("[")[0] != config.train_split.partition("[")[0]:
+def _outside(of: Data, public: data.Dataset, held: data.Dataset) -> data.Dataset:
+    """Returns public images that are no targets, where both come of one split."""
+    if of.split.partition("[")[0] != of.train_split.partition("[")[0]:
         return public
     seen = {image.tobytes() for image in held.images}
     rows = [i for i, image in enumerate(public.images) if image.tobytes() not in seen]
     if not rows:
         raise ValueError(
-            f"--train_split={config.train_split} holds only images that are targets: "
-            f"expected others than --split={config.split}."
+            f"--train_split={of.train_split} holds only images that are targets: "
+            f"expected others than --split={of.split}."
         )
     return public._replace(images=public.images[rows], labels=public.labels[rows])
 
 
-def _check_labels(held):
+def _check_labels(held: data.Dataset) -> None:
     low, high = int(held.labels.min()), int(held.labels.max())
     if low < 0 or high >= held.num_classes:
         raise ValueError(
             f"--dataset={held.name} --split={held.split} has labels from {low} to "
             f"{high}: expected 0 to {held.num_classes - 1}."
         )
+
+
+def batch_of(held: data.Dataset) -> dict[str, np.ndarray]:
+    """Returns public images and labels as a batch."""
+    return {"image": held.images, "label": held.labels}

@@ -5,89 +5,110 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.settings.config import Config
-from experiments.victims import drawn_layers, network
-from invertjax.cli import arrays as updates
+from experiments.settings.attack import Attack
+from experiments.settings.clients import Clients
+from experiments.settings.run import Run
+from experiments.settings.saved_update import SavedUpdate
+from experiments.settings.victim import Victim
+from experiments.victims.network import denormaliser, network
+from experiments.victims.target import local
+from invertjax.auditing import Target
+from invertjax.auditing.situations import Threat, shapes_of_batch
+from invertjax.cli import arrays
+from invertjax.defenses.protection import Parts
+from invertjax.driver import Cache
 
 
 class Given(NamedTuple):
-    """loss_fn: `(params, batch) -> []`; params, update: pytrees of floats of one
-    structure; from_input: undoes the model's normalisation; drawn: what the loss draws,
-    None if nothing; blocks: of the network."""
+    """target: with its loss. params, update: pytrees of floats of one structure."""
 
-    loss_fn: Callable
+    target: Target
     params: Any
     update: Any
-    from_input: Callable
-    drawn: drawn_layers.Drawn | None = None
-    blocks: tuple[Callable, ...] = ()
 
 
-def read(config: Config) -> Given:
+def read(
+    saved: SavedUpdate,
+    victim: Victim,
+    clients: Clients,
+    attack: Attack,
+    run: Run,
+    *,
+    cache: Cache,
+) -> Given:
     """Reads the files, and tries the loss on their shapes; computes nothing.
 
     Raises:
       ValueError: naming the flag of what does not fit.
     """
-    arrays = {}
-    for flag in ("update", "params"):
-        path = getattr(config, flag)
-        loaded = updates.load(path, f"--{flag}={path}")
-        arrays[flag] = updates.as_floats(loaded, config.dtype, f"--{flag}={path}")
-    if not any(np.any(leaf) for leaf in arrays["update"].values()):
-        raise ValueError(f"--update={config.update} holds only zeros.")
-    read_as = _with_model if config.loss is None else _with_loss
-    found = read_as(config, arrays)
-    network.check_attack(config, found.params, config.image_shape, found.blocks)
-    return found
+    found = {
+        "update": _floats("update", saved.update, run),
+        "params": _floats("params", saved.params, run),
+    }
+    if not any(np.any(leaf) for leaf in found["update"].values()):
+        raise ValueError(f"--update={saved.update} holds only zeros.")
+    if saved.loss is None:
+        return _with_model(saved, victim, clients, found, cache)
+    return _with_loss(saved, clients, attack.labels, found)
 
 
-def num_classes(config: Config) -> int:
-    """K, by default that of CIFAR-10."""
-    return config.num_classes or 10
+def num_classes(saved: SavedUpdate) -> int:
+    """Returns K, by default that of CIFAR-10."""
+    return saved.num_classes or 10
 
 
-def batch_shapes(config: Config) -> dict:
-    """Of the batch behind the update, with labels as the attack gives them."""
-    size = config.batch_size
-    label = jax.ShapeDtypeStruct((size,), jnp.int32)
-    if config.labels == "joint":  # probabilities are optimised
-        label = jax.ShapeDtypeStruct((size, num_classes(config)), config.dtype)
-    image = jax.ShapeDtypeStruct((size, *config.image_shape), config.dtype)
-    return {"image": image, "label": label}
+def _floats(flag: str, path: str | None, run: Run) -> dict[str, np.ndarray]:
+    named = f"--{flag}={path}"
+    assert path is not None  # checked with the settings
+    return arrays.as_floats(arrays.load(path, named), run.dtype, named)
 
 
-def _with_model(config, arrays):
-    shape, classes = tuple(config.image_shape), num_classes(config)
-    plain = network.network(config, shape, classes)
-    net = drawn_layers.extended(config, plain, shape)
-    like = jax.eval_shape(net.init, jax.random.key(0))[0]
+def _with_model(
+    saved: SavedUpdate, victim: Victim, clients: Clients, found: dict, cache: Cache
+) -> Given:
+    shape, classes = tuple(saved.image_shape), num_classes(saved)
+    made = network(victim, clients.defense, shape, classes, cache=cache)
+    like = jax.eval_shape(made.init, jax.random.key(0))[0]
     try:
-        params = updates.as_tree(arrays["params"], like, f"--params={config.params}")
-        update = updates.as_tree(arrays["update"], like, f"--update={config.update}")
+        params = arrays.as_tree(found["params"], like, f"--params={saved.params}")
+        update = arrays.as_tree(found["update"], like, f"--update={saved.update}")
     except ValueError as error:
         sizes = ",".join(map(str, shape))
         raise ValueError(
-            f"{error} That is what --model={config.model} --image_shape={sizes} "
+            f"{error} That is what --model={victim.model} --image_shape={sizes} "
             f"--num_classes={classes} takes."
         ) from None
-    buffers = jax.jit(net.init)(jax.random.key(0))[1]
-    loss_fn, drawn = drawn_layers.loss(config, plain, buffers, True, shape)
-    from_input = network.denormaliser(net, shape)
-    return Given(loss_fn, params, update, from_input, drawn, net.blocks)
+    buffers = made.init(jax.random.key(0))[1]
+    loss_fn, drawn = made.loss(buffers, True)
+    target = Target(
+        loss_fn,
+        (clients.batch_size, *shape),
+        made.parts(buffers, True),
+        local(clients),
+        clients.defense,
+        from_input=denormaliser(made.net, shape),
+        blocks=made.net.blocks,
+        drawn=drawn,
+    )
+    return Given(target, params, update)
 
 
-def _with_loss(config, arrays):
-    loss_fn = _imported(config.loss)
-    params = _first_form(config, loss_fn, arrays["params"])
-    update = updates.as_tree(arrays["update"], params, f"--update={config.update}")
-    return Given(loss_fn, params, update, lambda flat: flat)
+def _with_loss(saved: SavedUpdate, clients: Clients, labels: str, found: dict) -> Given:
+    target = Target(
+        _imported(saved.loss or ""),
+        (clients.batch_size, *saved.image_shape),
+        Parts(num_classes(saved)),
+        local(clients),
+        clients.defense,
+    )
+    params = _first_form(saved, target, labels, found["params"])
+    update = arrays.as_tree(found["update"], params, f"--update={saved.update}")
+    return Given(target, params, update)
 
 
-def _imported(text):
+def _imported(text: str) -> Callable:
     module, _, name = text.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -101,27 +122,27 @@ def _imported(text):
     return found
 
 
-def _first_form(config, loss_fn, arrays):
-    """The tree of which the loss takes the arrays; see `updates.forms`."""
-    batch = batch_shapes(config)
+def _first_form(saved: SavedUpdate, target: Target, labels: str, found: dict) -> Any:
+    """Returns the tree of which the loss takes the arrays; see `arrays.forms`."""
+    batch = shapes_of_batch(target, Threat(labels))
     errors = []
-    for params in updates.forms(arrays):
+    for params in arrays.forms(found):
         try:
-            value = jax.eval_shape(loss_fn, params, batch)
+            value = jax.eval_shape(target.loss_fn, params, batch)
             _check_scalar(value)
-            jax.eval_shape(jax.grad(loss_fn), params, batch)
+            jax.eval_shape(jax.grad(target.loss_fn), params, batch)
             return params
         except Exception as error:  # the reader's own code may raise anything
             errors.append(error)
     reason = (str(errors[0]).splitlines() or [""])[0]
     raise ValueError(
-        f"--loss={config.loss} fails on images of shape {batch['image'].shape}, labels "
-        f"of shape {batch['label'].shape} and the arrays of --params={config.params}: "
+        f"--loss={saved.loss} fails on images of shape {batch['image'].shape}, labels "
+        f"of shape {batch['label'].shape} and the arrays of --params={saved.params}: "
         f"{type(errors[0]).__name__}: {reason}"
     )
 
 
-def _check_scalar(value):
+def _check_scalar(value: Any) -> None:
     if getattr(value, "shape", None) != ():
         found = jax.tree.map(lambda leaf: leaf.shape, value)
         raise ValueError(f"it returns shape {found}, expected a scalar.")

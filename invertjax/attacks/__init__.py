@@ -2,6 +2,7 @@
 
 from invertjax.attacks.analytic import admits as admits
 from invertjax.attacks.analytic import analytic as analytic
+from invertjax.attacks.analytic import refuses_closed_form as refuses_closed_form
 from invertjax.attacks.auto import auto as auto
 from invertjax.attacks.deep_leakage import deep_leakage as deep_leakage
 from invertjax.attacks.gauss_newton import gauss_newton as gauss_newton

@@ -1,20 +1,32 @@
-"""Closed form for a dense first layer with bias: Phong et al. (2018), section 3;
+"""The closed form for a dense first layer with bias: Phong et al. (2018), section 3;
 Geiping et al. (2020), proposition 3.1."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from invertjax import distances, layers
-from invertjax.base import Attack, Candidate, Result, Stop, Update
+from invertjax import candidates, distances, layers
+from invertjax.base import (
+    Attack,
+    Candidate,
+    Key,
+    Params,
+    Point,
+    Result,
+    Share,
+    Stop,
+    Update,
+)
 
 
 def analytic(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
-    layer: str | None = None,
-    from_input=lambda flat: flat,
+    path: str | None = None,
+    from_input: Callable[[jax.Array], jax.Array] = lambda flat: flat,
 ) -> Attack:
     """Reads the one image of a batch off the gradient of the first dense layer.
 
@@ -23,34 +35,33 @@ def analytic(
     batch of one and one gradient step, at any positive scale of the update.
 
     Args:
-      client: `batch -> update`; scores the answer (`Result.loss` is the cosine
+      share: `batch -> update`; scores the answer (`Result.loss` is the cosine
         distance of its update from the observed one).
       observed: the shared update.
       candidate: says the shape of the image and holds the label.
-      layer: path of the dense layer; default: the one with H*W*C inputs.
+      path: of the dense layer; default: the one with H*W*C inputs.
       from_input: `[H*W*C] -> [H*W*C]`, from the layer's input to pixels, where layers
         such as a normalisation come first.
 
     Raises:
       ValueError: for a batch of more than one, or if there is no such layer.
     """
-    start = jax.eval_shape(candidate.init, jax.eval_shape(lambda: jax.random.key(0)))
-    shape = start["image"].shape
+    shape = candidates.shapes(candidate)["image"].shape
     if shape[0] != 1:
         raise ValueError(
             f"Expected batch_size={shape[0]} to be 1: the closed form mixes the images "
             "of a larger batch. Use inverting_gradients."
         )
-    dense = _first(observed, shape, layer)
+    weight, bias = _first(observed, shape, path)
 
-    def init(key):
+    def init(key: Key) -> Point:
         z = candidate.init(key)
-        flat = from_input(_ratio(dense))
+        flat = from_input(_ratio(weight, bias))
         return {**z, "image": flat.reshape(shape).astype(z["image"].dtype)}
 
-    def result(z):
+    def result(z: Point) -> Result:
         batch = candidate.decode(z)
-        loss = distances.cosine(client(batch), observed)
+        loss = distances.cosine(share(batch), observed)
         finite = jnp.isfinite(loss)
         stopped = jnp.where(finite, Stop.BUDGET, Stop.NON_FINITE)
         loss = jnp.where(finite, loss, jnp.inf)
@@ -63,10 +74,10 @@ def admits(
     observed: Update,
     shape: tuple[int, ...],
     *,
-    layer: str | None = None,
+    path: str | None = None,
     tolerance: float = 1e-3,
 ) -> bool:
-    """Whether an update has the closed form: one image, one step, nothing added.
+    """Says whether an update has the closed form: one image, one step, nothing added.
 
     Then, and only then, dW of the first dense layer is the outer product of the ratio
     and dc. Checks |dW - x dc^T| <= tolerance |dW|; needs concrete arrays.
@@ -74,20 +85,37 @@ def admits(
     if shape[0] != 1:
         return False
     try:
-        dense = _first(observed, shape, layer)
+        dense = _first(observed, shape, path)
     except ValueError:
         return False
-    rest = dense.weight - jnp.outer(_ratio(dense), jnp.asarray(dense.bias))
-    return bool(jnp.linalg.norm(rest) <= tolerance * jnp.linalg.norm(dense.weight))
+    weight, bias = map(jnp.asarray, dense)  # whose 0 / 0 is no warning, as NumPy's is
+    rest = weight - jnp.outer(_ratio(weight, bias), bias)
+    return bool(jnp.linalg.norm(rest) <= tolerance * jnp.linalg.norm(weight))
 
 
-def _first(observed, shape, layer):
-    dense = layers.first(observed, shape[1] * shape[2] * shape[3], path=layer)
+def refuses_closed_form(params: Params, shape: tuple[int, ...]) -> str | None:
+    """Returns why a network's updates have no closed form, None where they have one.
+
+    Args:
+      params: of the network, or their shapes.
+      shape: `(B, H, W, C)`.
+    """
+    try:
+        _first(params, shape, None)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _first(
+    observed: Update, shape: tuple[int, ...], path: str | None
+) -> tuple[jax.Array, jax.Array]:
+    dense = layers.first(observed, shape[1] * shape[2] * shape[3], path=path)
     if dense.bias is None:
-        raise ValueError(f"Expected layer={dense.path!r} to have a bias.")
-    return dense
+        raise ValueError(f"Expected path={dense.path!r} to have a bias.")
+    return dense.weight, dense.bias
 
 
-def _ratio(dense):
-    index = jnp.argmax(jnp.abs(dense.bias))
-    return dense.weight[:, index] / dense.bias[index]
+def _ratio(weight: jax.Array, bias: jax.Array) -> jax.Array:
+    index = jnp.argmax(jnp.abs(bias))
+    return weight[:, index] / bias[index]

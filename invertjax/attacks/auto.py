@@ -1,30 +1,35 @@
 """The attack that an auditor who does not choose should run."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from invertjax import candidates
 from invertjax.attacks.analytic import admits, analytic
 from invertjax.attacks.inverting_gradients import inverting_gradients
-from invertjax.base import Attack, Candidate, Update
+from invertjax.base import Attack, Candidate, Share, Update
 
 
 def auto(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
-    shape: tuple[int, ...],
     *,
-    layer: str | None = None,
-    from_input=lambda flat: flat,
-    **options,
+    path: str | None = None,
+    from_input: Callable[[jax.Array], jax.Array] = lambda flat: flat,
+    **options: Any,
 ) -> Attack:
-    """`analytic` where the update admits the closed form, else `inverting_gradients`.
+    """Chooses `analytic` where the update admits it, else `inverting_gradients`.
 
-    Decides on concrete arrays, so call it outside `jit` and `vmap`.
+    It decides on concrete arrays, so call it outside `jit` and `vmap`.
 
     Args:
-      client, observed, candidate: see `matching.attack`.
-      shape: `(B, H, W, C)`.
-      layer, from_input: see `analytic`.
+      share, observed, candidate: see `matching.attack`.
+      path, from_input: see `analytic`.
       options: for `inverting_gradients`.
     """
-    if admits(observed, shape, layer=layer):
-        return analytic(client, observed, candidate, layer=layer, from_input=from_input)
-    return inverting_gradients(client, observed, candidate, **options)
+    shape = candidates.shapes(candidate)["image"].shape
+    if admits(observed, shape, path=path):
+        return analytic(share, observed, candidate, path=path, from_input=from_input)
+    return inverting_gradients(share, observed, candidate, **options)

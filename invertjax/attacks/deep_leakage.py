@@ -3,11 +3,11 @@
 import optax
 
 from invertjax import distances, matching
-from invertjax.base import Attack, Candidate, Distance, Update
+from invertjax.base import Attack, Candidate, Distance, Share, Update
 
 
 def deep_leakage(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
@@ -15,16 +15,16 @@ def deep_leakage(
     history: int = 100,
     distance: Distance = distances.squared,
 ) -> Attack:
-    """Squared distance by L-BFGS, over images and (as in the paper) labels jointly.
+    """Minimises the squared distance by L-BFGS, over images and labels as in the paper.
 
-        min over x, y: |client(x, softmax(y)) - observed|^2
+        min over x, y: |share(x, softmax(y)) - observed|^2
 
     The returned batch holds the optimised labels. Needs a twice differentiable
     activation (sigmoid), small batches, and better float64: in float32 the line search
     stalls before the images are exact.
 
     Args:
-      client: `batch -> update`.
+      share: `batch -> update`.
       observed: the shared update.
       candidate: `candidates.pixels(shape, num_classes=K)` for joint labels, or
         `candidates.pixels(shape, labels)`. Not boxed: a projection breaks the
@@ -35,7 +35,7 @@ def deep_leakage(
       distance: see `distances`.
     """
     return matching.attack(
-        client,
+        share,
         observed,
         candidate,
         optimizer=optax.lbfgs(memory_size=history),

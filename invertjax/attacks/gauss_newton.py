@@ -13,62 +13,72 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import candidates, distances, matching, priors
-from invertjax.base import Attack, Batch, Candidate, Distance, Update
+from invertjax import candidates, clients, distances, matching, priors
+from invertjax.base import (
+    Attack,
+    Batch,
+    Candidate,
+    Distance,
+    Point,
+    Result,
+    Share,
+    Softened,
+    Update,
+)
 from invertjax.solvers import robust
 from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
 
-Softened = Callable[[Batch, jax.Array], Update]
-CHEAP = 24  # steps: J^T J is worth its price once conjugate gradients slow down
-NEARLY = 1e-4  # objective below which only few units can be wrong
-HEAVY = 0.3  # `robust.tail` below which noise is not what is left
+CHEAP = 24  # steps before J^T J is worth its price: conjugate gradients are fast here
+NEARLY = 1e-4  # below this objective only a few units can be wrong
+HEAVY = 0.3  # below this `robust.tail` the residual is not noise
 SHARPNESS = (8.0, 32.0, 128.0, 512.0, math.inf)
 
 
 class Stages(NamedTuple):
-    """How the problem changes over the run; stages are of equal length."""
+    """How the problem changes over the run, in stages of equal length."""
 
     sharpness: tuple[float, ...]
     total_variation: tuple[jax.Array, ...]
 
-    def at(self, t):
-        """The number of the stage at a share t in [0, 1] of the run."""
+    def at(self, t: jax.Array) -> jax.Array:
+        """Returns the number of the stage at a share t in [0, 1] of the run."""
         last = len(self.sharpness) - 1
         return jnp.minimum(jnp.floor(t * len(self.sharpness)), last).astype(int)
 
 
 def gauss_newton(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
     steps: int = 50,
     softened: Softened | None = None,
     sharpness: tuple[float, ...] = SHARPNESS,
-    total_variation=None,
+    total_variation: jax.typing.ArrayLike | None = None,
     layerwise: float = 0.0,
-    noise=0.0,
+    noise: jax.typing.ArrayLike = 0.0,
     polish: int = 16,
     distance: Distance = distances.squared,
     **options: Any,
 ) -> Attack:
-    """Half the squared distance of updates, in units of |observed|, by damped steps.
+    """Minimises the squared distance, in units of |observed|, by damped Newton steps.
 
-        min over x: |W (client(x) - observed)|^2 / 2 + a TV(x)
+        min over x: |W (share(x) - observed)|^2 / 2 + a TV(x)
 
     A ReLU network's gradient jumps where units turn on and off. With `softened` the
-    attack takes smooth ones instead, of growing sharpness, then the network itself, and
-    the weight of total variation falls tenfold from stage to stage, to zero. At the end
-    `robust.polish` leaves the minimum in which a few wrong units hold the image, if the
-    objective is below 1e-4 and few coordinates make most of it: those of a ReLU network
-    that is nearly matched, and not noise.
+    attack first runs through smooth networks of growing sharpness, then through the
+    network itself; the weight of total variation falls tenfold from stage to stage, and
+    is zero in the last. A few wrong units can still hold the image in a false minimum.
+    `robust.polish` leaves it, but is only tried where the objective is below 1e-4 and a
+    few coordinates make most of it, as they do in a nearly matched ReLU network, and as
+    noise does not.
 
     Args:
-      client: `batch -> update`, one that forward mode can differentiate:
-        `clients.gradient(loss_fn, rule="plain")`.
+      share: `batch -> update`. Its twin under the rule "plain" is taken
+        (`clients.plain`), which forward mode can differentiate.
       observed: the shared update.
-      candidate: of the batch; kept in [0, 1] with `softened`. Without, it is not: on
-        the way to an exact solution pixels leave the box.
+      candidate: of the batch; kept in [0, 1] with `softened`. Without that it is not:
+        pixels leave the box on the way to an exact solution.
       steps: linearisations, in all stages together.
       softened: `(batch, sharpness) -> update`, the same client on the loss
         `smoothing.softened(loss_fn, sharpness)`.
@@ -90,8 +100,9 @@ def gauss_newton(
 
     Raises:
       ValueError: on stages that do not end with the network itself, or if `observed`
-        does not fit the client.
-      TypeError: if the client has no forward mode.
+        does not have the tree and shapes of what `share` returns.
+      TypeError: in `advance`, if forward mode can differentiate neither `share` nor
+        `softened`.
     """
     if not sharpness or sharpness[-1] != math.inf:
         raise ValueError(f"Expected sharpness={sharpness} to end with infinity.")
@@ -100,37 +111,38 @@ def gauss_newton(
         total_variation = 1e-2 if soft else 0.0
     staged = soft or not _is_zero(total_variation)
     stages = _stages(sharpness if staged else (math.inf,), total_variation)
-    if soft:  # a step there is too rough to be worth J^T J
+    if soft:  # the steps between stages are too rough to be worth J^T J
         candidate, options = candidates.box(candidate), {"dense": 0, **options}
-    matching.check_structure(client, observed, candidate)
+    share = clients.plain(share)
+    matching.check_structure(share, observed, candidate)
     weights = _weights(observed, layerwise)
     prior = priors.smoothed_total_variation(
         lambda t: jnp.stack(stages.total_variation)[stages.at(t)]
     )
 
-    def misfit(batch, t):
+    def misfit(batch: Batch, t: Any) -> Any:
         if softened is not None:
             guess = softened(batch, jnp.asarray(stages.sharpness)[stages.at(t)])
         else:
-            guess = client(batch)
+            guess = share(batch)
         residual = distance.residual(guess, observed)
         return jax.tree.map(jnp.multiply, weights, residual)
 
-    def objective(z, t):
+    def objective(z: Point, t: Any) -> jax.Array:
         batch = candidate.decode(z)
         return 0.5 * distances.squared_norm(misfit(batch, t)) + prior(batch, t)
 
-    def residual(z, t):
+    def residual(z: Point, t: jax.Array) -> Any:
         batch = candidate.decode(z)
         return misfit(batch, t), prior.residual(batch, t)
 
     enough = _floor(observed, candidate, noise)
 
-    def converged(state, value, t):
+    def converged(state: Any, value: jax.Array, t: jax.Array) -> jax.Array:
         last = stages.at(t) == len(stages.sharpness) - 1
         return last & (state.stalled | (value <= enough))
 
-    def rank(z):
+    def rank(z: Point) -> jax.Array:
         return objective(z, 1.0)
 
     attack = matching.minimise(
@@ -140,19 +152,44 @@ def gauss_newton(
         steps=steps,
         schedule=matching.Schedule(residual, rank, converged),
     )
+    attack = attack._replace(advance=_explained(attack.advance))
     if not (soft and polish):
         return matching.in_full_precision(attack)
 
-    def result(state):
+    def result(state: matching.State) -> Result:
         return _polished(attack.result(state), state, misfit, rank, candidate, polish)
 
     return matching.in_full_precision(attack._replace(result=result))
 
 
-def _polished(found, state, misfit, rank, candidate, steps):
-    """The result after `steps` robust steps, or as it is where they do not apply."""
+def _explained(advance: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes `advance` say what to do where there is no forward mode."""
 
-    def residual(z):
+    def advance_or_explain(state: Any, n: jax.Array) -> Any:
+        try:
+            return advance(state, n)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                "Expected share and softened to have forward-mode derivatives: make "
+                'their clients with clients.gradient(loss_fn, rule="plain").'
+            ) from None
+
+    return advance_or_explain
+
+
+def _polished(
+    found: Result,
+    state: matching.State,
+    misfit: Callable[[Batch, jax.typing.ArrayLike], Any],
+    rank: Callable[[Point], jax.Array],
+    candidate: Candidate,
+    steps: int,
+) -> Result:
+    """Returns the result after `steps` robust steps, where these apply."""
+
+    def residual(z: Point) -> Any:
         return misfit(candidate.decode(z), 1.0)
 
     z = optax.tree.where(rank(state.z) < state.best_loss, state.z, state.best)
@@ -166,15 +203,17 @@ def _polished(found, state, misfit, rank, candidate, steps):
     return found._replace(batch=candidate.decode(z), loss=loss)
 
 
-def _stages(sharpness, total_variation):
+def _stages(
+    sharpness: tuple[float, ...], total_variation: jax.typing.ArrayLike
+) -> Stages:
     falling = [total_variation * 10.0**-i for i in range(len(sharpness) - 1)]
     return Stages(tuple(sharpness), tuple(map(jnp.asarray, (*falling, 0.0))))
 
 
-def _weights(observed, layerwise):
+def _weights(observed: Update, layerwise: float) -> Update:
     whole = distances.squared_norm(observed) ** (-0.5 * (1 - layerwise))
 
-    def one(leaf):
+    def one(leaf: jax.Array) -> jax.Array:
         squares = distances.squared_norm(leaf)
         squares = jnp.where(squares > 0, squares, 1.0)  # a leaf that was pruned away
         return whole * squares ** (-0.5 * layerwise)
@@ -182,11 +221,15 @@ def _weights(observed, layerwise):
     return jax.tree.map(one, observed)
 
 
-def _floor(observed, candidate, noise):
-    """The objective that noise, or rounding, leaves at the best fit, by weights of
-    1 / |observed|."""
-    start = jax.eval_shape(candidate.init, jax.eval_shape(lambda: jax.random.key(0)))
-    unknowns = sum(leaf.size for leaf in jax.tree.leaves(start))
+def _floor(
+    observed: Update, candidate: Candidate, noise: jax.typing.ArrayLike
+) -> jax.Array:
+    """Returns the objective that noise, or rounding, leaves at the best fit.
+
+    The weights of the misfit are taken to be 1 / |observed|.
+    """
+    start = jax.tree.leaves(candidates.shapes(candidate))
+    unknowns = sum(leaf.size for leaf in start)
     coordinates = sum(leaf.size for leaf in jax.tree.leaves(observed))
     free = max(coordinates - unknowns, 0)
     left = (free + 2 * math.sqrt(2 * free)) * noise**2
@@ -194,5 +237,5 @@ def _floor(observed, candidate, noise):
     return jnp.maximum(found, 4 * jnp.finfo(found.dtype).eps ** 2)
 
 
-def _is_zero(number):
+def _is_zero(number: jax.typing.ArrayLike) -> bool:
     return isinstance(number, int | float) and number == 0

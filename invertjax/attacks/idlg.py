@@ -2,38 +2,43 @@
 
 from invertjax import candidates, labels, layers
 from invertjax.attacks.deep_leakage import deep_leakage
-from invertjax.base import Attack, Update
+from invertjax.base import Attack, Candidate, Share, Update
 
 
 def idlg(
-    client,
+    share: Share,
     observed: Update,
-    shape: tuple[int, ...],
+    candidate: Candidate,
     *,
-    num_classes: int,
-    layer: str | None = None,
+    path: str | None = None,
+    num_classes: int | None = None,
     steps: int = 300,
     history: int = 100,
 ) -> Attack:
     """Reads the label of a single image off the last layer, then `deep_leakage`.
 
     Args:
-      client: `batch -> update`.
+      share: `batch -> update`.
       observed: the shared update.
-      shape: `(1, H, W, C)`.
-      num_classes: K, outputs of the last dense layer.
-      layer: its path; default: the one dense layer with K outputs.
+      candidate: of one image; whatever label it has, known or optimised, gives way to
+        the one that is read.
+      path: of the last dense layer; default: the one with K outputs.
+      num_classes: K, outputs of that layer; default: those of the candidate's logits,
+        else of the one dense layer whose outputs no other one takes.
       steps, history: see `deep_leakage`.
 
     Raises:
       ValueError: for a batch of more than one, or if the layer is not found.
     """
-    if shape[0] != 1:
+    start = candidates.shapes(candidate)
+    if start["image"].shape[0] != 1:
         raise ValueError(
-            f"Expected batch_size={shape[0]} to be 1: iDLG reads a single label. "
-            "For a batch, take labels.counts."
+            f"Expected batch_size={start['image'].shape[0]} to be 1: iDLG reads a "
+            "single label. For a batch, take labels.counts."
         )
-    last = layers.last(observed, num_classes, path=layer)
+    if num_classes is None and "logits" in start:
+        num_classes = start["logits"].shape[1]
+    last = layers.last(observed, num_classes, path=path)
     label = labels.idlg(last.weight, last.bias)[None]
-    candidate = candidates.pixels(shape, label)
-    return deep_leakage(client, observed, candidate, steps=steps, history=history)
+    candidate = candidates.with_labels(candidate, label)
+    return deep_leakage(share, observed, candidate, steps=steps, history=history)

@@ -1,32 +1,33 @@
 """Geiping et al. (2020), "Inverting Gradients: How easy is it to break privacy in
 federated learning?", section 4."""
 
+import jax
 import optax
 
 from invertjax import candidates, distances, matching, priors
-from invertjax.base import Attack, Candidate, Distance, Update
+from invertjax.base import Attack, Candidate, Distance, Share, Update
 
 
 def inverting_gradients(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
     steps: int = 2_000,
-    learning_rate=0.02,
-    total_variation=3e-2,
+    learning_rate: jax.typing.ArrayLike = 0.02,
+    total_variation: priors.Weight = 3e-2,
     signed: bool = True,
     distance: Distance = distances.cosine,
 ) -> Attack:
-    """Cosine distance and total variation, by Adam on the sign of the gradient.
+    """Minimises cosine distance and total variation by Adam on the gradient's sign.
 
-        min over x in [0, 1]: 1 - cos(client(x), observed) + a TV(x)
+        min over x in [0, 1]: 1 - cos(share(x), observed) + a TV(x)
 
     The learning rate falls tenfold after 3/8, 5/8 and 7/8 of the steps. Invariant to a
     positive scaling of the update: clipping alone is no defense against it.
 
     Args:
-      client: `batch -> update`.
+      share: `batch -> update`.
       observed: the shared update.
       candidate: of the batch; kept in the box [0, 1].
       steps: iterations; the paper takes 4,800 to 24,000.
@@ -39,7 +40,7 @@ def inverting_gradients(
     adam = optax.adam(step_decay(learning_rate, steps))
     optimizer = optax.chain(optax.scale_by_sign(), adam) if signed else adam
     return matching.attack(
-        client,
+        share,
         observed,
         candidates.box(candidate),
         optimizer=optimizer,
@@ -49,8 +50,8 @@ def inverting_gradients(
     )
 
 
-def step_decay(learning_rate, steps: int) -> optax.Schedule:
-    """A tenfold fall after 3/8, 5/8 and 7/8 of the steps; the rate may be traced."""
+def step_decay(learning_rate: jax.typing.ArrayLike, steps: int) -> optax.Schedule:
+    """Lowers the rate tenfold after 3/8, 5/8 and 7/8 of the steps; it may be traced."""
     falls = {steps * part // 8: 0.1 for part in (3, 5, 7)}
-    share = optax.piecewise_constant_schedule(1.0, falls)
-    return lambda count: learning_rate * share(count)
+    factor = optax.piecewise_constant_schedule(1.0, falls)
+    return lambda count: learning_rate * factor(count)

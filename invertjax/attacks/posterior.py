@@ -1,6 +1,8 @@
 """Balunovic et al. (2022), "Bayesian Framework for Gradient Leakage", section 4: the
 attacker who knows how the noise was drawn."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,14 @@ import optax
 
 from invertjax import candidates, distances, matching
 from invertjax.attacks.inverting_gradients import step_decay
-from invertjax.base import Attack, Candidate, Prior, Update
+from invertjax.base import Attack, Candidate, Prior, Share, Update
 
 # name: (distance, power p): -log p(g | x) = distance(G(x), g) / (p noise^p) + constant
 LIKELIHOODS = {"gaussian": (distances.squared, 2), "laplace": (distances.l1, 1)}
 
 
 def posterior(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
@@ -23,25 +25,26 @@ def posterior(
     prior: Prior,
     distribution: str = "gaussian",
     steps: int = 2_000,
-    learning_rate=0.02,
+    learning_rate: jax.typing.ArrayLike = 0.02,
 ) -> Attack:
-    """The most probable batch, given the update and the law of its noise.
+    """Finds the most probable batch, given the update and the law of its noise.
 
         max over x in [0, 1]: log p(g | x) + log p(x)
 
     with g = G(x) + noise, every coordinate independent: |g - G(x)|^2 / (2 s^2) for
     Gaussian noise and |g - G(x)|_1 / s for Laplace noise, up to constants. What is
-    minimised is 2 s^2 (or s) times that, so that no noise is no division by zero: then
-    only the update counts. The optimiser is that of `inverting_gradients`, signed Adam,
-    which no positive factor changes.
+    minimised is 2 s^2 (or s) times that, so that nothing is divided by a noise of zero:
+    then only the update counts. The optimiser is that of `inverting_gradients`, signed
+    Adam, which no positive factor changes.
 
-    The mode, as in the paper's experiments. Its Bayes-optimal adversary maximises the
-    average over a neighbourhood, and the least mean squared error is the posterior
-    mean's; all three agree where both laws are Gaussian. Under Gaussian noise this is
-    gradient matching whose weight of the prior follows from the noise, not from tuning.
+    This is the mode, as in the paper's experiments. Its Bayes-optimal adversary
+    maximises the average over a neighbourhood, and the least mean squared error is the
+    posterior mean's; all three agree where both laws are Gaussian. Under Gaussian noise
+    this is gradient matching whose weight of the prior follows from the noise, not from
+    tuning.
 
     Args:
-      client: `batch -> update`, G: the defended client less its noise. For DP-SGD
+      share: `batch -> update`, G: the defended client less its noise. For DP-SGD
         `defenses.dp_sgd(client, C, 0.0)`, whose noise is z C / B.
       observed: the shared update.
       candidate: of the batch; kept in the box [0, 1].
@@ -64,7 +67,7 @@ def posterior(
     weight = power * jnp.power(noise, power)
     adam = optax.adam(step_decay(learning_rate, steps))
     return matching.attack(
-        client,
+        share,
         observed,
         candidates.box(candidate),
         optimizer=optax.chain(optax.scale_by_sign(), adam),
@@ -75,7 +78,7 @@ def posterior(
 
 
 def smoothness(scale: jax.typing.ArrayLike) -> Prior:
-    """-log p(x) of images whose neighbouring pixels differ little: TV(x) / scale.
+    """Returns the prior TV(x) / scale, -log p(x) of images with similar neighbours.
 
     TV is the sum of |dx| + |dy| over all pixels, channels and images: a Laplace law of
     every difference, on a grid where differences are not free (see `fit_smoothness`).
@@ -86,8 +89,8 @@ def smoothness(scale: jax.typing.ArrayLike) -> Prior:
     return lambda batch, t: _total_variation(batch["image"], jnp) / scale
 
 
-def fit_smoothness(images) -> float:
-    """The maximum-likelihood `scale` of `smoothness` on public images.
+def fit_smoothness(images: jax.typing.ArrayLike) -> float:
+    """Fits the `scale` of `smoothness` to public images by maximum likelihood.
 
     p(x) is c / scale^m exp(-TV(x) / scale), where m is one less than the pixels of a
     channel: a common offset is free. So the best scale is TV(x) / m. (The mean
@@ -114,6 +117,6 @@ def fit_smoothness(images) -> float:
     return float(scale)
 
 
-def _total_variation(images, xp):
+def _total_variation(images: Any, xp: Any) -> Any:
     down, right = (xp.abs(xp.diff(images, axis=axis)) for axis in (-3, -2))
     return down.sum() + right.sum()

@@ -1,8 +1,9 @@
-"""Layer by layer, from the loss down: R-GAP (Zhu and Blaschko 2021), by least squares.
+"""An attack that goes down layer by layer: R-GAP (Zhu and Blaschko 2021).
 
-Of the last block of a network the update says what went in: the gradient of its weights
-is the slope of the loss times its input. Once that input is known, it is the output of
-the block below, and the slope there is known as well; and so on, down to the images.
+An update says what went into the last block of a network, since the gradient of its
+weights is the slope of the loss times its input. That input is the output of the block
+below, whose input follows in the same way, and so on, down to the images. Each is found
+by least squares.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +13,27 @@ import jax
 import jax.numpy as jnp
 
 from invertjax import distances, losses, matching
-from invertjax.base import Attack, Candidate, Params, Result, Stop, Update
+from invertjax.base import (
+    Attack,
+    Batch,
+    Block,
+    Candidate,
+    Key,
+    Params,
+    Point,
+    Result,
+    Share,
+    Stop,
+    Update,
+)
 from invertjax.rewrites import convolutions
 from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
 
-Block = Callable[[Params, jax.Array], jax.Array]
-MARGIN = 1.25  # equations an unknown, below which a block is not solved on its own
+MARGIN = 1.25  # equations for each unknown that a block must have to be solved alone
 
 
 class _Part(NamedTuple):
-    """Blocks in a row.
+    """Several blocks that follow one another.
 
     run: `(used, features) -> output`; the loss `[]` if they reach up to it.
     used: the params that they read. shared: their part of the update.
@@ -31,16 +43,16 @@ class _Part(NamedTuple):
     used: list[jax.Array]
     shared: list[jax.Array]
 
-    def equations(self, features) -> int:
+    def equations(self, features: jax.Array) -> int:
         output = jax.eval_shape(self.run, self.used, features)
         return output.size + sum(leaf.size for leaf in self.used)
 
 
 class _Rung(NamedTuple):
-    """One step of the way down.
+    """One step of the way from the loss down to the images.
 
-    alone: the blocks of this rung. whole: from here up to the loss.
-    guess: the features that go in, at the start.
+    alone: the blocks of this rung. whole: the blocks from here up to the loss.
+    guess: the features that go in, where the solver starts.
     """
 
     alone: _Part
@@ -49,7 +61,7 @@ class _Rung(NamedTuple):
 
 
 def recursive(
-    client,
+    share: Share,
     observed: Update,
     candidate: Candidate,
     *,
@@ -65,16 +77,17 @@ def recursive(
 
         min over x: |f(w, x) - y|^2 / |y|^2 + |s df/dw(w, x) - dL/dw|^2 / |dL/dw|^2
 
-    is solved by Levenberg-Marquardt steps from the features of the candidate's start; y
-    is unknown for the topmost block, whose f is the loss. A third as many steps on the
-    gradients of this block and of all above it follow, but for the lowest. Deviations
-    from the paper: its layers are linear in x, as activations are inverted in closed
-    form; ours need only be smooth, and batches may have several images. A block of
-    fewer equations than its unknowns times 1.25 is solved together with the block below
-    it (the paper's rank analysis says there that the attack fails).
+    is solved by Levenberg-Marquardt steps that start from the features of the
+    candidate's start. For the topmost block f is the loss, and y is not known. A third
+    as many steps follow on the gradients of this block and of all above it, except at
+    the lowest block. A block with fewer than 1.25 equations for each unknown is solved
+    together with the block below it; there the paper's rank analysis says that the
+    attack fails. Deviations from the paper: its layers are linear in x, since it
+    inverts activations in closed form; ours need only be smooth, and batches may have
+    several images.
 
     Args:
-      client: `batch -> update`; scores the answer (`Result.loss` is the cosine distance
+      share: `batch -> update`; scores the answer (`Result.loss` is the cosine distance
         of its update from the observed one).
       observed: one gradient, the mean over the batch: no local steps.
       candidate: of the batch, whose labels must be known.
@@ -84,31 +97,31 @@ def recursive(
       loss: `(logits, labels) -> []`.
       steps: Levenberg-Marquardt steps of a block, at most.
       options: of `levenberg_marquardt`; by default 300 iterations of conjugate
-        gradients to 1e-4, and no J^T J: this is a start, and `gauss_newton` is there
-        for the last digits.
+        gradients to 1e-4, and no J^T J, since `gauss_newton` can find the last digits.
 
     Raises:
-      ValueError: without blocks, or if `observed` does not fit the client.
+      ValueError: without blocks, or if `observed` does not have the tree and
+        shapes of what `share` returns.
     """
     if not blocks:
         raise ValueError(
             "Expected blocks=() to name the blocks of the network, from images to "
             "logits: this network has none."
         )
-    matching.check_structure(client, observed, candidate)
+    matching.check_structure(share, observed, candidate)
     options = {"dense": 0, "iterations": 300, "tolerance": 1e-4, **options}
 
-    def init(key):
+    def init(key: Key) -> tuple[Point, jax.Array]:
         z = candidate.init(key)
         batch = candidate.decode(z)
         ladder = _ladder(blocks, params, observed, batch, loss)
         images, taken = _descended(ladder, steps, options)
         return {**z, "image": images}, taken
 
-    def result(state):
+    def result(state: tuple[Point, jax.Array]) -> Result:
         z, taken = state
         batch = candidate.decode(z)
-        value = distances.cosine(client(batch), observed)
+        value = distances.cosine(share(batch), observed)
         finite = jnp.isfinite(value)
         stopped = jnp.where(finite, Stop.BUDGET, Stop.NON_FINITE)
         value = jnp.where(finite, value, jnp.inf)
@@ -117,8 +130,10 @@ def recursive(
     return matching.in_full_precision(Attack(init, lambda state, n: state, result, 0))
 
 
-def _descended(ladder, steps, options):
-    """The images, and the number of steps in all."""
+def _descended(
+    ladder: list[_Rung], steps: int, options: dict[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the images, and the number of steps that were taken in all."""
     top, *lower = reversed(ladder)
     features, taken = _solved(top.whole, top.guess, steps, options)
     above = top.whole
@@ -127,8 +142,8 @@ def _descended(ladder, steps, options):
         known = features, slope
         features, count = _solved(rung.alone, rung.guess, steps, options, known)
         taken += count
-        # Left to itself an error grows from rung to rung. At the bottom this would be
-        # the whole problem, which is `gauss_newton`'s.
+        # Errors would grow from rung to rung. At the bottom these steps would solve the
+        # whole problem, as `gauss_newton` does.
         if rung is not lower[-1]:
             few = max(1, steps // 3)
             features, count = _solved(rung.whole, features, few, options)
@@ -137,8 +152,14 @@ def _descended(ladder, steps, options):
     return features, taken
 
 
-def _ladder(blocks, params, observed, batch, loss) -> list[_Rung]:
-    """The rungs from the bottom up, each with equations enough if it can be."""
+def _ladder(
+    blocks: Sequence[Block],
+    params: Params,
+    observed: Update,
+    batch: Batch,
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+) -> list[_Rung]:
+    """Returns the rungs from the bottom up, each with enough equations if possible."""
     if convolutions.preferred():
         blocks = [convolutions.as_matrix_products(block) for block in blocks]
     features = [batch["image"]]
@@ -156,17 +177,19 @@ def _ladder(blocks, params, observed, batch, loss) -> list[_Rung]:
     return rungs
 
 
-def _part(blocks, params, observed, features) -> _Part:
+def _part(
+    blocks: Sequence[Block], params: Params, observed: Update, features: jax.Array
+) -> _Part:
     leaves, tree = jax.tree.flatten(params)
 
-    def all_of(params, features):
+    def all_of(params: Params, features: jax.Array) -> jax.Array:
         for block in blocks:
             features = block(params, features)
         return features
 
     reads = _reads(all_of, params, features)
 
-    def run(used, features):
+    def run(used: list[jax.Array], features: jax.Array) -> jax.Array:
         rest = iter(used)
         filled = [
             next(rest) if read else leaf
@@ -181,8 +204,8 @@ def _part(blocks, params, observed, features) -> _Part:
     return _Part(run, used, shared)
 
 
-def _reads(fun, params, features) -> list[bool]:
-    """Which leaves of the params `fun` reads."""
+def _reads(fun: Block, params: Params, features: jax.Array) -> list[bool]:
+    """Says of each leaf of the params whether `fun` reads it."""
     traced = jax.make_jaxpr(fun)(params, features).jaxpr
     seen = {id(var) for eqn in traced.eqns for var in eqn.invars}
     seen |= {id(var) for var in traced.outvars}
@@ -190,27 +213,36 @@ def _reads(fun, params, features) -> list[bool]:
     return [id(var) in seen for var in traced.invars[:count]]
 
 
-def _solved(part, guess, steps, options, known=None):
-    """What goes into a part, and the number of steps; known: what comes out, and the
-    slope of the loss there, where that is not the loss itself."""
+def _solved(
+    part: _Part,
+    guess: jax.Array,
+    steps: int,
+    options: dict[str, Any],
+    known: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what goes into a part, and the number of steps that were taken.
+
+    known: what comes out of it, and the slope of the loss there; None if what comes out
+    is the loss.
+    """
     output, slope = (None, jnp.ones((), guess.dtype)) if known is None else known
     scale = _inverse_norm(part.shared)
 
-    def residual(features, t):
+    def residual(features: jax.Array, t: Any) -> list[jax.Array]:
         del t
         value, pull = jax.vjp(lambda used: part.run(used, features), part.used)
-        (share,) = pull(slope)
-        found = [scale * (g - o) for g, o in zip(share, part.shared, strict=True)]
+        (gradient,) = pull(slope)
+        found = [scale * (g - o) for g, o in zip(gradient, part.shared, strict=True)]
         if output is not None:
             found.append(_inverse_norm(output) * (value - output))
         return found
 
-    def objective(features, t):
+    def objective(features: jax.Array, t: Any) -> jax.Array:
         return 0.5 * distances.squared_norm(residual(features, t))
 
     rounding = 4 * jnp.finfo(guess.dtype).eps ** 2
 
-    def converged(state, value, t):
+    def converged(state: Any, value: jax.Array, t: jax.Array) -> jax.Array:
         del t
         return state.stalled | (value < rounding)
 
@@ -221,11 +253,11 @@ def _solved(part, guess, steps, options, known=None):
         steps=steps,
         schedule=matching.Schedule(residual, lambda z: objective(z, 1.0), converged),
     )
-    state = attack.advance(attack.init(jax.random.key(0)), steps)
+    state = attack.advance(attack.init(jax.random.key(0)), jnp.array(steps))
     found = attack.result(state)
     return found.batch, found.steps
 
 
-def _inverse_norm(tree):
+def _inverse_norm(tree: Any) -> jax.Array:
     squares = distances.squared_norm(tree)
     return jnp.where(squares > 0, squares, 1.0) ** -0.5

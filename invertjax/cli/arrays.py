@@ -1,23 +1,27 @@
 """Reading and writing pytrees of arrays: npz or safetensors, never pickle.
 
-Keys are tree paths joined by "/", e.g. `layers/0/kernel`.
+Updates, params and networks have tree paths for keys, joined by "/", such as
+`layers/0/kernel`. The state of a run, which only that run reads, has its leaves by
+number (`save_leaves`).
 """
 
 import itertools
-import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors.numpy import load_file, save_file
+import safetensors.numpy
 
+from invertjax.cli import run_folder
 from invertjax.cli.near import near
+
+_jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
+_safetensors: Any = safetensors  # likewise
 
 SUFFIXES = (".npz", ".safetensors")
 _UNREADABLE = (
@@ -33,7 +37,7 @@ _UNREADABLE = (
 
 
 def load(path: str, named: str) -> dict[str, np.ndarray]:
-    """The arrays of a file, by key.
+    """Returns the arrays of a file by key.
 
     Args:
       path: of a .npz or .safetensors file.
@@ -46,7 +50,8 @@ def load(path: str, named: str) -> dict[str, np.ndarray]:
     if not pathlib.Path(path).is_file():
         raise ValueError(f"{named}: there is no such file.")
     try:
-        arrays = load_file(path) if path.endswith(SUFFIXES[1]) else _npz(path)
+        is_npz = path.endswith(SUFFIXES[0])
+        arrays = _npz(path) if is_npz else _safetensors.numpy.load_file(path)
         nested(arrays)
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -64,7 +69,7 @@ def check_suffix(path: str, named: str) -> None:
         raise ValueError(f"{named}: expected a file named *.npz or *.safetensors.")
 
 
-def _npz(path):
+def _npz(path: str) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:  # np.load leaves a damaged one open
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -74,38 +79,74 @@ def _npz(path):
 
 def save(path: str, tree: Any, notes: dict[str, str] | None = None) -> None:
     """Writes a pytree as safetensors, whole or not at all, with notes in its header."""
-    beside = f"{path}.partial"
     arrays = {key: np.array(leaf) for key, leaf in flat(tree).items()}
-    save_file(arrays, beside, metadata=notes)
-    os.replace(beside, path)
+    content = safetensors.numpy.save(arrays, metadata=notes)
+    run_folder.write(pathlib.Path(path), content)
 
 
 def notes(path: str) -> dict[str, str]:
-    """What `save` has noted; {} of other files."""
+    """Returns what `save` has noted; {} for other files."""
     if not path.endswith(SUFFIXES[1]):
         return {}
-    with safetensors.safe_open(path, "np") as file:
+    with _safetensors.safe_open(path, "np") as file:
         return file.metadata() or {}
 
 
+def save_leaves(path: pathlib.Path, tree: Any) -> None:
+    """Writes the leaves of a pytree as .npz by their number, whole or not at all."""
+    leaves = jax.device_get(jax.tree.leaves(tree))
+    with run_folder.replacing(path) as file:
+        np.savez(file, **{f"leaf_{i:05}": leaf for i, leaf in enumerate(leaves)})
+
+
+def load_leaves(path: pathlib.Path, like: Any) -> Any:
+    """Returns what `save_leaves` has written, as a pytree like the given one.
+
+    Raises:
+      ValueError: if it cannot be read, or has not the leaves of `like`, their shapes
+        and dtypes.
+    """
+    wanted, structure = _jax.tree.flatten(like)
+    try:
+        found = sorted(_npz(str(path)).items())
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
+    if len(found) != len(wanted):
+        raise ValueError(
+            f"{path} holds {len(found)} arrays: expected {len(wanted)}, of this run's "
+            "network, server and defense."
+        )
+    for (name, leaf), right in zip(found, wanted, strict=True):
+        if (leaf.shape, leaf.dtype) != (right.shape, right.dtype):
+            raise ValueError(
+                f"{path} holds {name} of shape {leaf.shape} and type {leaf.dtype}: "
+                f"expected {right.shape} and {right.dtype}."
+            )
+    return _jax.tree.unflatten(structure, [leaf for _, leaf in found])
+
+
 def flat(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths joined by "/"."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    """Returns the leaves of a pytree by their paths, joined by "/"."""
+    leaves, _ = _jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        _jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in leaves
     }
 
 
-def nested(arrays: dict[str, Any]) -> dict:
-    """Nested dicts from keys joined by "/"; `ValueError` on `a` beside `a/b`."""
-    tree: dict = {}
+def nested(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Returns nested dicts from keys joined by "/".
+
+    Raises:
+      ValueError: where one array would lie inside another, as of `a` and `a/b`.
+    """
+    tree: dict[str, Any] = {}
     for key, value in arrays.items():
         *parents, name = key.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
+            if not _is_dict(node):
                 raise ValueError(f"{key!r} would lie inside another array")
         if name in node:
             raise ValueError(f"other arrays would lie inside {key!r}")
@@ -114,36 +155,41 @@ def nested(arrays: dict[str, Any]) -> dict:
 
 
 def forms(arrays: dict[str, Any]) -> Iterator[Any]:
-    """Trees of which the arrays may come, as a path does not tell 0 from "0".
+    """Yields the trees that the arrays may be of, as a path does not tell 0 from "0".
 
     Nodes whose names are 0, 1, ... become lists, then dicts of integers, then dicts of
     strings. There is one form only where there are no such nodes.
     """
     tree = nested(arrays)
     made = [_numbered(tree, kind) for kind in (_as_list, _as_integers)]
-    if jax.tree.structure(made[0]) != jax.tree.structure(tree):
+    if _jax.tree.structure(made[0]) != _jax.tree.structure(tree):
         yield from made
     yield tree
 
 
-def _numbered(node, kind):
-    if not isinstance(node, dict):
+def _numbered(node: Any, kind: Callable[[dict[str, Any], list[str]], Any]) -> Any:
+    """Makes nodes whose names are 0, 1, ... a `kind(children, names)`."""
+    if not _is_dict(node):
         return node
     children = {name: _numbered(child, kind) for name, child in node.items()}
     count = [str(i) for i in range(len(children))]
     return kind(children, count) if sorted(children) == sorted(count) else children
 
 
-def _as_list(children, names):
+def _is_dict(node: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(node, dict)
+
+
+def _as_list(children: dict[str, Any], names: list[str]) -> list[Any]:
     return [children[name] for name in names]
 
 
-def _as_integers(children, names):
+def _as_integers(children: dict[str, Any], names: list[str]) -> dict[int, Any]:
     return {int(name): children[name] for name in names}
 
 
 def as_tree(arrays: dict[str, np.ndarray], like: Any, named: str) -> Any:
-    """The arrays as a pytree with the structure and shapes of `like`.
+    """Returns the arrays as a pytree with the structure and shapes of `like`.
 
     Raises:
       ValueError: naming the first key that is missing, not expected, or of another
@@ -167,16 +213,16 @@ def as_tree(arrays: dict[str, np.ndarray], like: Any, named: str) -> Any:
                 f"{wanted[key].shape}."
             )
     leaves = [arrays[key] for key in wanted]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return _jax.tree.unflatten(_jax.tree.structure(like), leaves)
 
 
 def as_floats(arrays: dict[str, Any], dtype: Any, named: str) -> dict[str, np.ndarray]:
-    """The arrays in the precision of the run.
+    """Returns the arrays in the precision of the run.
 
     Raises:
       ValueError: naming the first array that is not all finite floats, also once cast.
     """
-    cast = {}
+    cast: dict[str, np.ndarray] = {}
     for key, value in arrays.items():
         if not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
@@ -192,6 +238,6 @@ def as_floats(arrays: dict[str, Any], dtype: Any, named: str) -> dict[str, np.nd
     return cast
 
 
-def _listed(keys, most=4):
+def _listed(keys: dict[str, Any], most: int = 4) -> str:
     names = [repr(key) for key in itertools.islice(keys, most)]
     return ", ".join(names) + (", ..." if len(keys) > most else "") + "."

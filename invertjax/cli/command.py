@@ -1,29 +1,29 @@
-"""What the command lines share: one line and an exit code for all that goes wrong."""
+"""How command lines end: one line and an exit code for all that goes wrong."""
 
 import sys
 from collections.abc import Callable
 
 from absl import flags
 
-from invertjax.cli import ending
+from invertjax.cli import processes
 from invertjax.driver import layout
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """`body()`, the exit code; what is wrong with the input is one line on stderr."""
-    return ending.of(lambda: _guarded(body))
+    """Returns `body()`, the exit code; bad input is one line on standard error."""
+    return processes.ended(lambda: _guarded(body))
 
 
-def _guarded(body):
+def _guarded(body: Callable[[], int]) -> int:
     try:
         return body()
     except ValueError as error:
         if not _is_ours(error):  # not bad input but a fault: show where
             raise
         return said(error, BAD_INPUT)
-    except layout.Lost:  # `ending` has the last word
+    except layout.Lost:  # `processes` has the last word
         raise
     except (OSError, MemoryError) as error:  # a full disk; a trial that does not fit
         return said(error, FAILED)
@@ -31,18 +31,45 @@ def _guarded(body):
         return said("interrupted.", INTERRUPTED)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Sets the flags; a wrong one is one line and exit code 2, as any bad input."""
+def run(
+    argv: list[str],
+    doc: str,
+    define: Callable[[flags.FlagValues], None],
+    body: Callable[[flags.FlagValues], int],
+) -> int:
+    """Runs a command, and returns its exit code.
+
+    Flags are the command's own: several commands may live in one process. Flag files
+    (`--flagfile=FILE`) are read, and `--help` prints the text and all flags.
+
+    Args:
+      argv: the name of the program, and its arguments.
+      doc: what the command is for.
+      define: defines its flags.
+      body: the command, told the flags.
+    """
+    values = flags.FlagValues()
+    help_flags = ("help", "helpshort")
+    for name in help_flags:
+        flags.DEFINE_bool(name, False, "Show this text.", flag_values=values)
+    define(values)
     try:
-        return flags.FLAGS(argv)
+        arguments = values(argv)
     except flags.Error as error:
-        sys.exit(said(error, BAD_INPUT))
-    except SystemExit:  # absl has printed help, and calls that a failure
-        sys.exit(0)
+        return said(error, BAD_INPUT)
+    if any(values.get_flag_value(name, False) for name in help_flags):
+        print(f"{doc}\nflags:\n{values.get_help()}")
+        return 0
+
+    def checked() -> int:
+        check_arguments(arguments)
+        return body(values)
+
+    return guarded(checked)
 
 
 def said(error: object, code: int) -> int:
-    """The code, with one line on stderr."""
+    """Returns the code, and says what went wrong in one line on standard error."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
@@ -54,7 +81,7 @@ def check_arguments(argv: list[str]) -> None:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this project raised the error itself, about what it was given."""
+    """Returns whether this project raised the error itself, about its input."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

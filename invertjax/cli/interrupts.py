@@ -1,20 +1,20 @@
-"""Ctrl-C between chunks, where the best so far can be kept."""
+"""Ctrl-C waits for the end of a chunk, where the best so far can be kept."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
+def deferred() -> Generator[Callable[[], None], None, None]:
     """Holds a Ctrl-C back until the given function is called, which then raises it.
 
     A second Ctrl-C is not held back.
     """
     came = threading.Event()
 
-    def raise_if_it_came():
+    def raise_if_it_came() -> None:
         if came.is_set():
             raise KeyboardInterrupt
 
@@ -23,7 +23,8 @@ def deferred() -> Iterator[Callable[[], None]]:
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def remember(number, frame):
+    def remember(number: int, frame: object) -> None:
+        del number, frame
         came.set()
         signal.signal(signal.SIGINT, before)
 

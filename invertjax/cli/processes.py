@@ -5,10 +5,14 @@ files and prints. On CPUs a process makes a device of every core that it may use
 several share a machine, give each its share of the cores (`taskset`; Slurm does).
 """
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
+import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -18,12 +22,13 @@ import jax
 import numpy as np
 
 from invertjax.cli import startup
-from invertjax.cli.ending import ENDING
 from invertjax.driver import layout
 
 JOIN_SECONDS = 120  # for all processes to come
 HEARTBEAT_SECONDS = 20  # of silence, after which a process counts as dead
 BAD_INPUT, FAILED = 2, 1  # exit codes
+
+_jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 T = TypeVar("T")
 
@@ -71,7 +76,7 @@ def check(place: Place) -> None:
     _check_number(given["process_id"], given["num_processes"])
 
 
-def _check_number(index, count):
+def _check_number(index: int, count: int) -> None:
     if count < 1:
         raise ValueError(f"--num_processes={count}: expected 1 or more.")
     if not 0 <= index < count:
@@ -81,7 +86,7 @@ def _check_number(index, count):
         )
 
 
-def _check_address(address):
+def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise ValueError(
@@ -118,8 +123,8 @@ def join(place: Place) -> None:
     _check_devices()
 
 
-def _check_devices():
-    held = Counter(device.process_index for device in jax.devices())
+def _check_devices() -> None:
+    held = Counter[int](device.process_index for device in _jax.devices())
     if len(set(held.values())) > 1:
         ENDING.agreed = True
         numbers = ", ".join(map(str, held.values()))
@@ -130,17 +135,17 @@ def _check_devices():
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints."""
-    return jax.process_index() == 0
+    """Returns whether this process writes and prints."""
+    return _jax.process_index() == 0
 
 
 def of_first(number: int) -> int:
-    """The number that process 0 has (int32), in every process."""
+    """Returns the number that process 0 has (int32), in every process."""
     return int(layout.gather(np.int32(number))[0])
 
 
 def together(stage: Callable[[], T]) -> T:
-    """`stage()` in every process; if one refuses its input, all of them stop.
+    """Returns `stage()` in every process; if one refuses its input, all of them stop.
 
     Raises:
       ValueError, OSError: what the stage has raised here, or that it has elsewhere.
@@ -170,12 +175,12 @@ def check_same(digest: str) -> None:
       digest: of the settings, hexadecimal.
     """
 
-    def compare():
+    def compare() -> None:
         number = np.uint32(int(digest, 16) % 2**32)
         others = np.flatnonzero(layout.gather(number) != number)
         if others.size:
             raise ValueError(
-                f"Process {jax.process_index()} was given other flags than process "
+                f"Process {_jax.process_index()} was given other flags than process "
                 f"{others[0]}: expected the same run in all."
             )
 
@@ -183,9 +188,10 @@ def check_same(digest: str) -> None:
 
 
 def memory_limit() -> float | None:
-    """Bytes for each device where processes and devices share the host's memory.
+    """Returns the bytes of each device where all of a host share its memory.
 
-    The smallest of all processes, as all must choose one layout; None on accelerators.
+    It is the least of all processes, as all must choose one layout; None on
+    accelerators.
     """
     limit = startup.memory_limit()
     if limit is None:
@@ -195,15 +201,85 @@ def memory_limit() -> float | None:
     return float(layout.gather(limit / here).min())
 
 
+class Ending:
+    """How this process ends if another one has stopped: with one line, and exit code 1.
+
+    Attributes:
+      where: what the line says of going on, such as in which folder the results are.
+      joined: whether the other processes came.
+      agreed: whether all processes end now, and wait for one another.
+    """
+
+    def __init__(self):
+        self.where, self.joined, self.agreed = "", False, False
+        self.once = threading.Lock()
+
+    def alone(self, hint: str = "") -> None:
+        """Ends the process, where it is one of several."""
+        if not self.joined:
+            return
+        self.last(f"another process of this run stopped{hint}{self.where}.")
+
+    def last(self, line: str) -> None:
+        """Ends the process with a line on standard error."""
+        self.once.acquire()  # for good: whoever comes second waits for the end
+        os.write(2, f"error: {line}\n".encode())
+        os._exit(FAILED)
+
+    def on_abort(self) -> None:
+        """Has the last word where JAX aborts the process from a thread of its own.
+
+        It does so when the coordinator has gone or a heartbeat is missed. Python's own
+        `signal` would act on the main thread only, which does not come back.
+        """
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+        self.handler = handler(self.aborted)  # kept alive
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, handler), handler
+        libc.signal(signal.SIGABRT, self.handler)
+
+    def aborted(self, number: int) -> None:
+        """Ends a process that JAX has given up; takes the number of the signal."""
+        del number
+        self.alone(" (JAX's own message is above)")
+        self.last("not all processes of this run came in time.")
+
+
+ENDING = Ending()  # of this process
+
+
+def ended(body: Callable[[], int]) -> int:
+    """Returns `body()`, the exit code of the command line.
+
+    A process that ends without the others does it at once: by losing it they know. Left
+    to itself JAX would wait for them at its end, and they wait for this process.
+    """
+    try:
+        code = body()
+    except layout.Lost:
+        ENDING.alone()
+        raise
+    except BaseException:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = FAILED
+    if jax.distributed.is_initialized() and not ENDING.agreed:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 def parting(code: int) -> int:
-    """Process 0's exit code, in every process: the run ends here, in agreement."""
+    """Returns process 0's exit code in every process: all end here, in agreement."""
     code = of_first(code)
     ENDING.agreed = True
     return code
 
 
-def _divert_gloo():
-    """Keeps standard output ours: from C++, gloo says there that it is connected."""
+def _divert_gloo() -> None:
+    """Keeps gloo's notices, which it prints from C++, out of standard output."""
     sys.stdout.flush()
     ours = os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding)
     null = os.open(os.devnull, os.O_WRONLY)

@@ -1,82 +1,159 @@
-"""The folder of one run: written so that an interruption loses nothing."""
+"""Files that are written whole or not at all, and the folder of one run."""
 
+import contextlib
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Sequence
-from typing import Any
+import uuid
+from collections.abc import Generator, Sequence
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from invertjax.base import Row
+
+ROWS = "metrics.jsonl"
 FILES = (
     "config.json",
-    "metrics.jsonl",
+    ROWS,
     "summary.json",
     "reconstructions.npz",
     "grid.png",
 )
 
 
+_PARTIAL = "_partial-"  # how the names of files begin that are being written
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Generator[BinaryIO, None, None]:
+    """Yields a binary file that takes the place of `path` at the end of the `with`.
+
+    Until then it lies beside the path, under a name of its own that starts with "_", as
+    readers of tables leave such files out. After an error it is removed, and `path` is
+    as it was. Several processes may write one path at once: the last one wins.
+    """
+    beside = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a crash may keep the name without the bytes
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file, whole or not at all; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_all(folder: str | os.PathLike[str], files: dict[str, bytes]) -> None:
+    """Writes files into a folder, which is made if it is not there.
+
+    Args:
+      folder: its path.
+      files: contents by name.
+    """
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write(path / name, content)
+
+
+def remove_partial(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed have left of files they were writing."""
+    for file in folder.glob(f"{_PARTIAL}*"):
+        file.unlink(missing_ok=True)
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+    """Reads the JSON objects of a file that has one on every line; [] without a file.
+
+    A last line that has no newline yet was cut off while it was written: it is left
+    out, and `append_rows` removes it.
+
+    Raises:
+      ValueError: naming the file and the first line that holds no JSON object.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    lines = content[: _whole(content)].split(b"\n")[:-1]
+    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def append_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Adds JSON objects to a file, one on every line, after its last whole line.
+
+    Who is killed here leaves a line without its end, which costs no other row.
+    """
+    with path.open("a+b") as file:  # always writes at the end, also beside others
+        file.seek(0)
+        content = file.read()
+        if len(content) > _whole(content):
+            file.truncate(_whole(content))
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole(content: bytes) -> int:
+    """Returns where the last whole line ends, in bytes."""
+    return content.rfind(b"\n") + 1
+
+
+def _row(path: pathlib.Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{path}: line {number} is damaged: expected a JSON object on every line."
+        )
+    return cast(Row, row)
+
+
 class RunDir:
-    """The files of a run. They are replaced whole: written beside, then renamed."""
+    """The files of a run, each of which is replaced whole."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
 
-    def write_json(self, name: str, content: dict) -> None:
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes JSON; raises `ValueError` on numbers that are not finite."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        self._replace(name, lambda file: file.write(text.encode()))
+        write(self.path / name, text.encode())
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
-        self._replace(name, lambda file: np.savez(file, **arrays))
+        """Writes arrays as .npz, by key."""
+        with replacing(self.path / name) as file:
+            np.savez(file, **arrays)
 
-    def write_rows(self, rows: list[dict]) -> None:
+    def write_rows(self, rows: list[Row]) -> None:
+        """Writes metrics.jsonl; raises `ValueError` on numbers that are not finite."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        self._replace("metrics.jsonl", lambda file: file.write(text.encode()))
+        write(self.path / ROWS, text.encode())
 
-    def write_image(self, name: str, image) -> None:
-        self._replace(name, lambda file: image.save(file, format="PNG"))
+    def rows(self) -> list[Row]:
+        """Reads what `write_rows` has written; [] where there is nothing."""
+        return read_rows(self.path / ROWS)
 
-    def json(self, name: str) -> dict:
-        """A file's content; {} where there is none."""
+    def write_image(self, name: str, image: Any) -> None:
+        """Writes a `PIL.Image.Image` as PNG."""
+        with replacing(self.path / name) as file:
+            image.save(file, format="PNG")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Returns the content of a file; {} where there is none."""
         file = self.path / name
         return json.loads(file.read_text()) if file.exists() else {}
-
-    def finished(self) -> tuple[list[dict], list[dict]]:
-        """Rows and arrays of the targets that were not interrupted, in order."""
-        try:
-            return self._finished()
-        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"--resume: the results in --workdir={self.path} cannot be read "
-                f"({error}); start again with --overwrite."
-            ) from None
-
-    def _finished(self):
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        rows = [json.loads(line) for line in lines]
-        rows = [row for row in rows if row["stopped"] != "interrupted"]
-        if not rows:
-            return [], []
-        with np.load(self.path / "reconstructions.npz", allow_pickle=False) as archive:
-            stacked = {key: archive[key] for key in archive.files}
-        batches = [
-            {name: leaf[i] for name, leaf in stacked.items()} for i in range(len(rows))
-        ]
-        return rows, batches
-
-    def _replace(self, name, write):
-        beside = self.path / f".{name}.partial"
-        with beside.open("wb") as file:
-            write(file)
-        os.replace(beside, self.path / name)
 
 
 def check(
     path: str,
-    settings: dict,
+    settings: dict[str, Any],
     *,
     overwrite: bool,
     resume: bool,
@@ -126,12 +203,15 @@ def check_writable(folder: pathlib.Path, named: str) -> None:
 def open_(path: str, *, resume: bool, files: Sequence[str] = FILES) -> RunDir:
     """Makes the folder, or empties it of a former run's files, or keeps them.
 
+    One process at a time may have it: half-written files are removed.
+
     Raises:
       ValueError: if the folder cannot be made or written.
     """
     folder = pathlib.Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
         if not resume:
             for file in _there(folder, files):
                 file.unlink(missing_ok=True)
@@ -141,11 +221,11 @@ def open_(path: str, *, resume: bool, files: Sequence[str] = FILES) -> RunDir:
     return RunDir(folder)
 
 
-def _there(folder, files):
+def _there(folder: pathlib.Path, files: Sequence[str]) -> list[pathlib.Path]:
     return [file for pattern in files for file in folder.glob(pattern)]
 
 
-def _check_same(path, file, now):
+def _check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
     try:
         before = json.loads(file.read_text())["settings"]
     except (OSError, ValueError, KeyError):

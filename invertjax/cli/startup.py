@@ -3,10 +3,13 @@
 import logging
 import os
 import pathlib
+from typing import Any
 
 import jax
 
 from invertjax.driver import memory
+
+_jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 
 def quiet_and_cached() -> None:
@@ -20,8 +23,8 @@ def quiet_and_cached() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         cache = pathlib.Path(home) / "invertjax" / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        _jax.config.update("jax_compilation_cache_dir", str(cache))
+    _jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     _one_device_per_core()
 
 
@@ -36,21 +39,21 @@ def _one_device_per_core() -> None:
     if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
-        jax.config.update("jax_num_cpu_devices", _cores())
+        _jax.config.update("jax_num_cpu_devices", _cores())
     except RuntimeError:  # JAX has started: a command line called from Python code
         pass
 
 
 def _cores() -> int:
-    """That this process may use, where the system tells."""
+    """Returns how many cores this process may use, where the system tells."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory_limit() -> float | None:
-    """Bytes for each device where they share the host's memory; None elsewhere."""
+    """Returns the bytes for each device of a host that they share; else None."""
     if jax.default_backend() != "cpu" or not hasattr(os, "sysconf"):
         return None
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return memory.SHARE * total / jax.local_device_count()
+    return memory.SHARE * total / _jax.local_device_count()

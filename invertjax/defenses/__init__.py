@@ -12,6 +12,8 @@ Every strength may be a traced array, so that a sweep over strengths is one `vma
 """
 
 from invertjax.defenses import accounting as accounting
+from invertjax.defenses import protection as protection
+from invertjax.defenses import protections as protections
 from invertjax.defenses.ats import ats as ats
 from invertjax.defenses.censor import censor as censor
 from invertjax.defenses.clipping import clip as clip
@@ -34,6 +36,7 @@ from invertjax.defenses.outpost import OutpostState as OutpostState
 from invertjax.defenses.outpost import outpost as outpost
 from invertjax.defenses.precode import Bottleneck as Bottleneck
 from invertjax.defenses.precode import precode as precode
+from invertjax.defenses.protection import Protection as Protection
 from invertjax.defenses.pruning import prune as prune
 from invertjax.defenses.quantisation import quantise as quantise
 from invertjax.defenses.quantisation import stochastic_quantise as stochastic_quantise

@@ -21,6 +21,7 @@ looking at the data (C, the learning rate) are not covered.
 """
 
 import math
+from typing import Any
 
 from invertjax.defenses import ranges
 
@@ -33,7 +34,7 @@ def epsilon(
     batch_size: int,
     examples: int,
 ) -> float:
-    """Epsilon of DP-SGD on batches of fixed size, when one example is replaced.
+    """Returns the epsilon of DP-SGD on batches of fixed size, one example replaced.
 
     Every step draws its `batch_size` rows anew, uniformly and without replacement,
     from `examples`. Rows of one draw that are then walked through in turn (local
@@ -68,7 +69,7 @@ def epsilon(
 def epsilon_poisson(
     noise_multiplier: float, *, steps: int, delta: float, sampling_probability: float
 ) -> float:
-    """Epsilon of DP-SGD on Poisson batches, when one example is added or removed.
+    """Returns the epsilon of DP-SGD on Poisson batches, one example added or removed.
 
     The figure that papers on DP-SGD report (Abadi et al. 2016, by RDP). It holds where
     every example joins every batch by a coin of its own, and the noisy sum is divided
@@ -79,7 +80,7 @@ def epsilon_poisson(
       sampling_probability: in [0, 1], that an example joins a batch.
     """
     ranges.check("sampling_probability", sampling_probability, at_least=0, at_most=1)
-    # Half the sensitivity of a replacement: C for 2 C.
+    # The sensitivity is C here, half of that of a replacement.
     unsampled = epsilon_gaussian(2 * noise_multiplier, steps=steps, delta=delta)
     if unsampled in (0.0, math.inf):
         return unsampled
@@ -91,12 +92,13 @@ def epsilon_poisson(
 
 
 def epsilon_gaussian(noise_multiplier: float, *, steps: int, delta: float) -> float:
-    """Epsilon of clipping and Gaussian noise alone, when what is clipped is replaced.
+    """Returns the epsilon of clipping and Gaussian noise, the clipped part replaced.
 
-    Every step sees the one who is protected: a client whose whole update is clipped to
-    C, with noise z C, in `steps` rounds (local, client-level privacy: all of its data
-    may be replaced), or a row of DP-SGD that is in `steps` batches. Sensitivity 2 C.
-    When a client may rather be absent, leaving a zero (C), double `noise_multiplier`.
+    Every step uses the data that is protected: a client whose whole update is clipped
+    to C, with noise z C, in `steps` rounds (local, client-level privacy: all of its
+    data may be replaced), or a row of DP-SGD that is in `steps` batches. The
+    sensitivity is 2 C. When a client may rather be absent, which leaves a zero and
+    makes it C, double `noise_multiplier`.
 
     Exact, for `steps` Gaussians are one with multiplier z / sqrt(steps): Balle and Wang
     (2018), "Improving the Gaussian Mechanism for Differential Privacy", Theorem 8.
@@ -114,10 +116,11 @@ def epsilon_gaussian(noise_multiplier: float, *, steps: int, delta: float) -> fl
 def noise_multiplier(
     epsilon: float, *, steps: int, delta: float, batch_size: int, examples: int
 ) -> float:
-    """The least z, to .01%, whose `epsilon(z, ...)` is at most the given one.
+    """Returns the least z, to .01%, whose `epsilon(z, ...)` is at most the given one.
 
     Args:
-      epsilon: > 0. The others, and errors: as of `epsilon`; `steps` >= 1.
+      epsilon: > 0. The other arguments and the errors are those of `epsilon`, but
+        `steps` >= 1.
     """
     _check_sampling(batch_size, examples)
     _check_budget(steps, delta)
@@ -128,7 +131,7 @@ def noise_multiplier(
     if batch_size == examples:
         return unsampled
 
-    def event(log_z):
+    def event(log_z: float) -> Any:
         return _fixed_size(math.exp(log_z), steps, batch_size, examples)
 
     most = math.log(unsampled)
@@ -142,30 +145,32 @@ def noise_multiplier(
     )
 
 
-def _fixed_size(noise_multiplier, steps, batch_size, examples):
+def _fixed_size(
+    noise_multiplier: float, steps: int, batch_size: int, examples: int
+) -> Any:
     library = _library()
     gaussian = library.GaussianDpEvent(noise_multiplier / 2)  # see the table above
     step = library.SampledWithoutReplacementDpEvent(examples, batch_size, gaussian)
     return library.SelfComposedDpEvent(step, steps)
 
 
-def _replace_one():
+def _replace_one() -> Any:
     library = _library()
     relation = library.NeighboringRelation.REPLACE_ONE
     return library.rdp.RdpAccountant(neighboring_relation=relation)
 
 
-def _check_sampling(batch_size, examples):
+def _check_sampling(batch_size: int, examples: int) -> None:
     ranges.check("batch_size", batch_size, at_least=1, at_most=examples)
 
 
-def _check_budget(steps, delta):
+def _check_budget(steps: int, delta: float) -> None:
     ranges.check("steps", steps, at_least=0)
     if not 0 < delta < 1:
         raise ValueError(f"Expected delta={delta} in (0, 1).")
 
 
-def _library():
+def _library() -> Any:
     try:
         import dp_accounting
     except ModuleNotFoundError as error:

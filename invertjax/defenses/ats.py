@@ -1,11 +1,16 @@
 """Images transformed by searched policies of augmentations."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from invertjax import clients
 from invertjax.base import Batch, Client, Key
 from invertjax.defenses.transformed import transformed
+
+# `(image [H, W, C], strength, direction) -> image`
+Operation = Callable[[jax.Array, float, jax.Array], jax.Array]
 
 # The authors' 50 transformations: an operation and its level, 0 to 9. A policy is a
 # list of their numbers, counted from 0.
@@ -30,7 +35,7 @@ solarize 1, equalize 5, invert 0, translate_y 3, autocontrast 1
 
 
 def ats(client: Client, policy: str = "3-1-7+43-18-18") -> Client:
-    """A client that trains on images transformed by a policy of its choice.
+    """Makes a client that trains on images transformed by a policy of its choice.
 
     Gao et al. (2021), "Privacy-preserving Collaborative Learning with Automatic
     Transformation Search". A search finds the policies for a data set; the default is
@@ -42,8 +47,8 @@ def ats(client: Client, policy: str = "3-1-7+43-18-18") -> Client:
     entries "policy" `[B]` (its number) and "directions" `[B, steps]` (-1 or 1) of the
     batch (`clients.randomised`): few enough for an attacker to try them all.
 
-    Every step is differentiable almost everywhere in the image. What it moves out of
-    the image or clips is lost to any attacker.
+    Every step is differentiable almost everywhere in the image. No attacker can find
+    what it moves out of the image or clips.
 
     Deviations: pixels are not rounded to 8 bits; shears are bilinear, theirs bicubic.
     Equalisation and posterisation, whose derivatives are zero, are not offered.
@@ -69,7 +74,7 @@ def ats(client: Client, policy: str = "3-1-7+43-18-18") -> Client:
             ),
         }
 
-    def one(image, policy, directions):
+    def one(image: jax.Array, policy: jax.Array, directions: jax.Array) -> jax.Array:
         branches = [_following(steps) for steps in policies]
         image_after = jax.lax.switch(policy, branches, image, directions)
         return image_after.astype(image.dtype)
@@ -82,8 +87,8 @@ def ats(client: Client, policy: str = "3-1-7+43-18-18") -> Client:
     return clients.randomised(transformed(client, transform), draw)
 
 
-def _steps(policy):
-    """`[(operation, strength)]`; ways are still to be chosen."""
+def _steps(policy: str) -> list[tuple[Operation, float]]:
+    """Returns `[(operation, strength)]`; the directions are drawn later."""
     steps = []
     for number in policy.split("-"):
         known = number.isdecimal() and int(number) < len(_LIBRARY)
@@ -99,8 +104,10 @@ def _steps(policy):
     return steps
 
 
-def _following(steps):
-    def follow(image, directions):
+def _following(
+    steps: list[tuple[Operation, float]],
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def follow(image: jax.Array, directions: jax.Array) -> jax.Array:
         image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
         for (operation, strength), direction in zip(steps, directions, strict=False):
             image = operation(image, strength, direction)
@@ -109,16 +116,20 @@ def _following(steps):
     return follow
 
 
-# Operations: `(image [H, W, C], strength, direction) -> image`.
-
-
-def _sampled(image, rows, columns, *, order, fill=0.0):
-    """The image at real-valued rows and columns `[H, W]`; `fill` outside of it."""
+def _sampled(
+    image: jax.Array,
+    rows: jax.Array,
+    columns: jax.Array,
+    *,
+    order: int,
+    fill: float = 0.0,
+) -> jax.Array:
+    """Reads the image at real rows and columns `[H, W]`; `fill` outside of it."""
     height, width, _ = image.shape
     inside = (rows >= -0.5) & (rows < height - 0.5)
     inside &= (columns >= -0.5) & (columns < width - 0.5)
 
-    def channel(plane):
+    def channel(plane: jax.Array) -> jax.Array:
         return jax.scipy.ndimage.map_coordinates(
             plane, [rows, columns], order=order, mode="nearest"
         )
@@ -127,32 +138,32 @@ def _sampled(image, rows, columns, *, order, fill=0.0):
     return jnp.where(inside[..., None], sampled, fill)
 
 
-def _grid(image):
+def _grid(image: jax.Array) -> list[jax.Array]:
     height, width, _ = image.shape
     rows, columns = jnp.arange(height, dtype=jnp.float32), jnp.arange(width)
     return jnp.meshgrid(rows, columns.astype(jnp.float32), indexing="ij")
 
 
-def _translate_x(image, strength, direction):
+def _translate_x(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     rows, columns = _grid(image)
     moved = columns + direction * strength * image.shape[1]
     return _sampled(image, rows, moved, order=0)
 
 
-def _translate_y(image, strength, direction):
+def _translate_y(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     rows, columns = _grid(image)
     moved = rows + direction * strength * image.shape[0]
     return _sampled(image, moved, columns, order=0)
 
 
-def _shear_y(image, strength, direction):
+def _shear_y(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     rows, columns = _grid(image)
     moved = rows + direction * strength * (columns + 0.5)
     return _sampled(image, moved, columns, order=1)
 
 
-def _rotate(image, strength, direction):
-    """By `strength` degrees, always anticlockwise; grey (128 of 255) beyond."""
+def _rotate(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
+    """Rotates by `strength` degrees, always anticlockwise; fills up with grey 128."""
     del direction
     rows, columns = _grid(image)
     middle_row, middle_column = ((side - 1) / 2 for side in image.shape[:2])
@@ -163,31 +174,33 @@ def _rotate(image, strength, direction):
     return _sampled(image, rows, columns, order=0, fill=128 / 255)
 
 
-def _enhanced(image, plain, strength, direction):
-    """Away from a plainer image, or towards it."""
+def _enhanced(
+    image: jax.Array, plain: jax.typing.ArrayLike, strength: float, direction: jax.Array
+) -> jax.Array:
+    """Moves the image away from a plainer one, or towards it."""
     return jnp.clip(plain + (1 + direction * strength) * (image - plain), 0, 1)
 
 
-def _luma(image):
-    """`[H, W, 1]`, ITU-R BT.601 of three channels; else their mean."""
+def _luma(image: jax.Array) -> jax.Array:
+    """Returns the luma `[H, W, 1]`: ITU-R BT.601 of three channels, else their mean."""
     if image.shape[-1] != 3:
         return image.mean(-1, keepdims=True)
     return jnp.sum(image * jnp.array([[[0.299, 0.587, 0.114]]]), -1, keepdims=True)
 
 
-def _brightness(image, strength, direction):
+def _brightness(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     return _enhanced(image, 0.0, strength, direction)
 
 
-def _contrast(image, strength, direction):
+def _contrast(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     return _enhanced(image, _luma(image).mean(), strength, direction)
 
 
-def _colour(image, strength, direction):
+def _colour(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     return _enhanced(image, _luma(image), strength, direction)
 
 
-def _sharpness(image, strength, direction):
+def _sharpness(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     height, width, _ = image.shape
     around = [
         image[i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)
@@ -197,19 +210,19 @@ def _sharpness(image, strength, direction):
     return _enhanced(image, plain, strength, direction)
 
 
-def _solarize(image, strength, direction):
-    """Inverts what is bright: from 256 of 255 (nothing) at strength 0 downwards."""
+def _solarize(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
+    """Inverts the bright pixels: none at strength 0, all at strength 1."""
     del direction
     return jnp.where(255 * image < 256 * (1 - strength), image, 1 - image)
 
 
-def _invert(image, strength, direction):
+def _invert(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
     del strength, direction
     return 1 - image
 
 
-def _autocontrast(image, strength, direction):
-    """Stretches every channel to [0, 1]; a constant one stays."""
+def _autocontrast(image: jax.Array, strength: float, direction: jax.Array) -> jax.Array:
+    """Stretches every channel to [0, 1]; a constant one stays as it is."""
     del strength, direction
     low, high = (f(image, (0, 1), keepdims=True) for f in (jnp.min, jnp.max))
     flat = high <= low

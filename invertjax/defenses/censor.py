@@ -1,14 +1,18 @@
 """An update replaced by a direction at right angles to it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import clients
 from invertjax.base import Batch, Client, Key, Loss, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.orthogonal import perpendicular
 
 
+@clients.keeps_plain
 def censor(
     client: Client,
     loss_fn: Loss,
@@ -16,7 +20,7 @@ def censor(
     learning_rate: jax.typing.ArrayLike,
     trials: int = 20,
 ) -> Client:
-    """A client that shares, instead of its update, one orthogonal to it in every leaf.
+    """Makes a client that shares a vector orthogonal to its update in every leaf.
 
     In each trial every leaf becomes a random vector orthogonal to it and as long as it;
     shared is the trial with the lowest loss on the client's own batch after the step
@@ -51,7 +55,7 @@ def censor(
         client_key, trial_key = jax.random.split(key)
         update = client(params, batch, client_key)
 
-        def trial(carry, _):
+        def trial(carry: Any, _: None) -> tuple[Any, None]:
             key, best = carry
             next_key, draw_key = jax.random.split(key)
             shared = perpendicular(draw_key, update)
@@ -60,7 +64,8 @@ def censor(
             new = loss.astype(jnp.float32), shared
             return (next_key, optax.tree.where(new[0] < best[0], new, best)), None
 
-        # from inf: a trial with NaN never wins, and if all are, zeros are shared
+        # The best loss starts at inf, so that a trial with NaN never wins; if all have
+        # NaN, zeros are shared.
         start = jnp.array(jnp.inf, jnp.float32), optax.tree.zeros_like(update)
         (_, (_, shared)), _ = jax.lax.scan(trial, (trial_key, start), length=trials)
         return shared

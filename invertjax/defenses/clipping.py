@@ -1,9 +1,12 @@
 """Bounds on the norm of an update."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax.base import Update
 from invertjax.defenses import ranges
 
 
@@ -44,10 +47,11 @@ def clip_layers(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(lambda leaf, _: _clipped(leaf, max_norm))
 
 
-def _clipped(tree, max_norm):
+def _clipped(tree: Any, max_norm: jax.typing.ArrayLike) -> Update:
     squared = optax.tree.norm(tree, squared=True)
     bound = jnp.asarray(max_norm, squared.dtype)
-    # maximum: the root of zero has no derivative, not even in the untaken branch
+    # The maximum is there because the root of zero has no derivative, not even in the
+    # branch that is not taken.
     factor = bound * jax.lax.rsqrt(jnp.maximum(squared, bound**2))
     factor = jnp.where(squared > bound**2, factor, 1)
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)

@@ -5,13 +5,15 @@ from collections.abc import Callable
 import jax
 import optax
 
+from invertjax import clients
 from invertjax.base import Batch, Client, Key, Params, Update
 
 Defense = Callable[[Key], optax.GradientTransformation]
 
 
+@clients.keeps_plain
 def defend(client: Client, defense: Defense) -> Client:
-    """A client that shares `defense(client(params, batch))`.
+    """Makes a client that shares `defense(client(params, batch))`.
 
     The defense is built afresh at every call, from a key that the client does not
     see, so that every client and every round draws its own noise. State that a

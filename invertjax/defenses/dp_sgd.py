@@ -1,15 +1,20 @@
 """Differentially private gradients, example by example."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import clients
 from invertjax.base import Batch, Client, Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.clipping import clip
 from invertjax.defenses.noise import gaussian_noise
 
 
+@clients.keeps_plain
 def dp_sgd(
     client: Client,
     max_norm: jax.typing.ArrayLike,
@@ -17,7 +22,7 @@ def dp_sgd(
     *,
     examples_at_once: int | None = None,
 ) -> Client:
-    """A client that shares the noisy mean of its examples' clipped gradients.
+    """Makes a client that shares the noisy mean of its examples' clipped gradients.
 
         (sum over i of g_i min(1, C / |g_i|) + N(0, (z C)^2)) / B
 
@@ -31,8 +36,8 @@ def dp_sgd(
     nothing else of the data. An attacker who knows of it runs `dp_sgd(client, C, 0.0)`
     backwards, which is all but the noise (`attacks.posterior`).
 
-    The guarantee needs examples that do not meet. Here batch norm sees one image at a
-    time, so it cannot mix them in the gradients, but is no batch norm any more; running
+    The guarantee needs gradients that depend on one example each. Here batch norm sees
+    one image at a time: it cannot mix examples, but is no batch norm any more. Running
     statistics of the data, in or beside the params, are not covered.
 
     Args:
@@ -56,11 +61,11 @@ def dp_sgd(
         client_key, noise_key = jax.random.split(key)
         size = jax.tree.leaves(batch)[0].shape[0]
 
-        def clipped(key, example):
+        def clipped(key: Key, example: Batch) -> Update:
             one = jax.tree.map(lambda leaf: leaf[None], example)
             return _apply(clip(max_norm), client(params, one, key))
 
-        def total(rows):
+        def total(rows: tuple[Key, Batch]) -> Update:
             return jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(clipped)(*rows))
 
         rows = jax.random.split(client_key, size), batch
@@ -71,21 +76,26 @@ def dp_sgd(
     return private
 
 
-def _apply(transform, update):
+def _apply(transform: optax.GradientTransformation, update: Update) -> Update:
     return transform.update(update, transform.init(update))[0]
 
 
-def _in_parts(total, rows, size, at_once):
-    """`total(rows)`, as a sum over parts of `at_once` rows."""
+def _in_parts(
+    total: Callable[[Any], Update],
+    rows: tuple[Key, Batch],
+    size: int,
+    at_once: int | None,
+) -> Update:
+    """Computes `total(rows)` as a sum over parts of `at_once` rows."""
     if at_once is None or at_once == size:
         return total(rows)
     if size % at_once:
         raise ValueError(f"Expected examples_at_once={at_once} to divide {size} rows.")
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), rows)
 
-    def add(sum_so_far, part):
+    def add(sum_so_far: Update, part: Any) -> tuple[Update, None]:
         return optax.tree.add(sum_so_far, total(part)), None
 
-    # Not kept for the derivative either: that would be all the gradients again.
+    # Checkpointed: kept for the derivative, they would be all the gradients again.
     zeros = optax.tree.zeros_like(jax.eval_shape(total, rows))
     return jax.lax.scan(jax.checkpoint(add), zeros, parts)[0]

@@ -1,7 +1,7 @@
 """Transforms that draw anew at every call."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -10,7 +10,10 @@ from invertjax.base import Key, Params, Update
 
 
 class NoiseState(NamedTuple):
-    """key: a PRNG key, for the draws of the next update."""
+    """The state of a transform that draws.
+
+    key: a PRNG key, for the draws of the next update.
+    """
 
     key: jax.Array
 
@@ -18,18 +21,20 @@ class NoiseState(NamedTuple):
 def keyed(
     key: Key, change: Callable[[Key, Update, Params | None], Update]
 ) -> optax.GradientTransformation:
-    """A transform `change(key, updates, params)`, with a fresh key at every call.
+    """Makes a transform of `change(key, updates, params)`, with a fresh key each call.
 
     Args:
       key: consumed.
       change: `(key, updates, params) -> updates`; the key is consumed.
     """
 
-    def init(params):
+    def init(params: Params) -> NoiseState:
         del params
         return NoiseState(key)
 
-    def update(updates, state, params=None):
+    def update(
+        updates: Update, state: Any, params: Params | None = None
+    ) -> tuple[Update, NoiseState]:
         next_key, draw_key = jax.random.split(state.key)
         return change(draw_key, updates, params), NoiseState(next_key)
 

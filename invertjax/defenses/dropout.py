@@ -11,7 +11,7 @@ from invertjax.defenses import ranges
 
 
 class Dropout(NamedTuple):
-    """A loss with dropout; evaluation is the network's own, without.
+    """A loss with dropout; the network itself is evaluated without it.
 
     loss_fn: `(params, batch) -> []`; reads `batch["kept"]`, `[B, size]` in [0, 1].
     draw: `(key, batch) -> {"kept": 0 or 1 [B, size]}`, for `clients.randomised`.
@@ -56,11 +56,11 @@ def dropout(
     rest = 1 - share
     ranges.check("1 - share", rest, above=0)
 
-    def loss_fn(params, batch):
+    def loss_fn(params: Params, batch: Batch) -> jax.Array:
         hidden = features(params, batch["image"]) * batch["kept"] / rest
         return losses.cross_entropy(head(params, hidden), batch["label"])
 
-    def draw(key, batch):
+    def draw(key: Key, batch: Batch) -> dict[str, jax.Array]:
         image = batch["image"]
         kept = jax.random.bernoulli(key, rest, (image.shape[0], size))
         return {"kept": kept.astype(image.dtype)}

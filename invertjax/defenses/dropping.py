@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Update
+from invertjax.base import Params, Update
 from invertjax.defenses import ranges
 
 
@@ -36,10 +37,10 @@ def drop(
     """
     ranges.check("count", count, at_least=0)
 
-    def dropped(updates, params=None):
+    def dropped(updates: Update, params: Params | None = None) -> Update:
         del params
 
-        def leaf_dropped(leaf, position):
+        def leaf_dropped(leaf: jax.Array, position: Any) -> jax.Array:
             return jnp.where(position < count, jnp.zeros_like(leaf), leaf)
 
         return jax.tree.map(leaf_dropped, updates, _positions(updates, order))
@@ -47,8 +48,8 @@ def drop(
     return optax.stateless(dropped)
 
 
-def _positions(updates: Update, order: Sequence[str]):
-    """For every leaf, the number of its layer."""
+def _positions(updates: Update, order: Sequence[str]) -> Any:
+    """Returns for every leaf the number of its layer."""
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
     layers = [_layer(path) for path in paths]
     for path in order:
@@ -63,17 +64,17 @@ def _positions(updates: Update, order: Sequence[str]):
     )
 
 
-def _layer(path) -> str:
-    """Of `layers/0/kernel`, `layers/0`; also if an `nnx.State` adds `.value`."""
+def _layer(path: tuple[Any, ...]) -> str:
+    """Returns `layers/0` of `layers/0/kernel`, even if an `nnx.State` adds `.value`."""
     box = path and path[-1] == jax.tree_util.GetAttrKey("value")
     parent = path[: -2 if box else -1]
     return jax.tree_util.keystr(parent, simple=True, separator="/")
 
 
-def _rank(layer: str, order: Sequence[str]):
+def _rank(layer: str, order: Sequence[str]) -> tuple[int, tuple]:
     inside = (i for i, path in enumerate(order) if _inside(layer, path))
     parts = (re.split(r"(\d+)", name) for name in layer.split("/"))
-    # odd parts are the numbers; the even ones, maybe empty, are never one
+    # The parts at odd positions are numbers; those at even ones, maybe empty, are not.
     natural = tuple(
         tuple(int(part) if i % 2 else part for i, part in enumerate(split))
         for split in parts

@@ -16,7 +16,7 @@ def instahide(
     concentration: jax.typing.ArrayLike = 1.0,
     largest: jax.typing.ArrayLike = 0.65,
 ) -> Client:
-    """A client that trains on mixtures whose pixels are flipped at random.
+    """Makes a client that trains on mixtures whose pixels are flipped at random.
 
     x' = 1/2 + s (M x - 1/2) with M as in `mixup`, and s of -1 or 1, drawn for every
     image, pixel and channel. Huang et al. (2020), "InstaHide: Instance-hiding Schemes

@@ -1,5 +1,7 @@
 """Images and labels mixed with others of their batch."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,7 @@ def mixup(
     concentration: jax.typing.ArrayLike = 1.0,
     largest: jax.typing.ArrayLike = 1.0,
 ) -> Client:
-    """A client that trains on convex combinations of the images of its batch.
+    """Makes a client that trains on convex combinations of the images of its batch.
 
     x' = M x and y' = M y, y as probabilities, with a mixing matrix M `[B, B]` whose
     rows sum to 1 and have `count` entries. Row i mixes image i with `count - 1` others
@@ -32,8 +34,8 @@ def mixup(
     those at distinct random distances around a random circle. Published code draws
     permutations independently, where an image may be its own partner.
 
-    No guarantee: who knows M runs this client backwards, and `demixing.demix` undoes
-    M unless it is singular.
+    No guarantee: whoever knows M runs this client backwards, and `demixing.demix`
+    undoes M unless it is singular.
 
     M is the entry "mixing" of the batch (`clients.randomised`).
 
@@ -74,8 +76,8 @@ def mixup(
     return clients.randomised(transformed(client, mix), draw)
 
 
-def _partners(key, size, count):
-    """`[size, count]` distinct images a row, of which image i is the first of row i."""
+def _partners(key: Key, size: int, count: int) -> jax.Array:
+    """Draws `[size, count]` distinct images a row, image i as the first of row i."""
     circle_key, distance_key = jax.random.split(key)
     circle = jax.random.permutation(circle_key, size)
     others = 1 + jax.random.permutation(distance_key, size - 1)[: count - 1]
@@ -84,19 +86,25 @@ def _partners(key, size, count):
     return circle[(place[:, None] + distances[None]) % size]
 
 
-def _weights(key, size, count, concentration, largest):
-    """`[size, count]`, every row drawn until it keeps to `largest`."""
+def _weights(
+    key: Key,
+    size: int,
+    count: int,
+    concentration: jax.typing.ArrayLike,
+    largest: jax.typing.ArrayLike,
+) -> jax.Array:
+    """Draws `[size, count]` weights, every row until it keeps to `largest`."""
     concentration = jnp.asarray(concentration, jnp.float32)
     alpha = jnp.broadcast_to(concentration, (count,))
 
-    def over(weights):
+    def over(weights: jax.Array) -> jax.Array:
         return jnp.max(weights, 1, keepdims=True) > largest
 
-    def wanting(carry):
+    def wanting(carry: Any) -> jax.Array:
         _, weights, tries = carry
         return jnp.any(over(weights)) & (tries < _TRIES)
 
-    def again(carry):
+    def again(carry: Any) -> Any:
         key, weights, tries = carry
         next_key, weight_key = jax.random.split(key)
         drawn = jax.random.dirichlet(weight_key, alpha, (size,))
@@ -107,7 +115,7 @@ def _weights(key, size, count, concentration, largest):
     return jnp.where(over(weights), 1 / count, weights)
 
 
-def _product(mixing, rows):
+def _product(mixing: jax.Array, rows: jax.Array) -> jax.Array:
     product = jnp.einsum(
         "ij,j...->i...", mixing, rows, precision=jax.lax.Precision.HIGHEST
     )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Key
+from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.drawing import keyed
 
@@ -51,8 +51,10 @@ def laplace_noise(
     return _noise(key, scale, jax.random.laplace)
 
 
-def _noise(key, scale, sampler: Callable) -> optax.GradientTransformation:
-    def noisy(key, updates, params):
+def _noise(
+    key: Key, scale: jax.typing.ArrayLike, sampler: Callable
+) -> optax.GradientTransformation:
+    def noisy(key: Key, updates: Update, params: Params) -> Update:
         del params
         noise = optax.tree.random_like(key, updates, sampler)
         return jax.tree.map(

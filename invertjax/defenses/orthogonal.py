@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Key, Update
+from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.drawing import keyed
 
@@ -31,7 +31,7 @@ def orthogonal_noise(
     """
     ranges.check("strength", strength, at_least=0)
 
-    def noisy(key, updates, params):
+    def noisy(key: Key, updates: Update, params: Params) -> Update:
         del params
         return jax.tree.map(
             lambda leaf, across: leaf + jnp.asarray(strength, leaf.dtype) * across,
@@ -43,7 +43,7 @@ def orthogonal_noise(
 
 
 def perpendicular(key: Key, updates: Update) -> Update:
-    """For every leaf a random vector orthogonal to it, as long as it.
+    """Draws for every leaf a random vector that is orthogonal to it and as long.
 
     Uniform on the sphere of such vectors. Zero for a leaf of one coordinate, for which
     there is none, and for a zero leaf.
@@ -53,20 +53,20 @@ def perpendicular(key: Key, updates: Update) -> Update:
     return jax.tree.map(lambda one, leaf: one.astype(leaf.dtype), found, updates)
 
 
-def _perpendicular(draw, leaf):
+def _perpendicular(draw: jax.Array, leaf: jax.Array) -> jax.Array:
     if leaf.size < 2:
         return jnp.zeros_like(leaf)
     squares = _dot(leaf, leaf)
     across = draw - _dot(draw, leaf) / jnp.where(squares > 0, squares, 1) * leaf
     lengths = _dot(across, across)
-    # the root of zero has no derivative, not even in the untaken branch
+    # The root of zero has no derivative, not even in the branch that is not taken.
     ratio = jnp.where(squares > 0, squares, 1) / jnp.where(lengths > 0, lengths, 1)
     return jnp.where((squares > 0) & (lengths > 0), jnp.sqrt(ratio), 0) * across
 
 
-def _wide(leaf):
+def _wide(leaf: jax.Array) -> jax.Array:
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
-def _dot(a, b):
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,6 +1,6 @@
 """Noise where it is thought to matter, ever more rarely."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,10 @@ from invertjax.defenses.pruning import largest, prune
 
 
 class OutpostState(NamedTuple):
-    """key: for the draws of the next update; step: `[]` float32, its number."""
+    """The state between two updates.
+
+    key: for the draws of the next update; step: `[]` float32, its number.
+    """
 
     key: jax.Array
     step: jax.Array
@@ -59,17 +62,21 @@ def outpost(
     for name, value in (("noisy", noisy), ("pruned", pruned)):
         ranges.check(name, value, at_least=0, at_most=1)
 
-    def init(params):
+    def init(params: Params) -> OutpostState:
         del params
         return OutpostState(key, jnp.asarray(step, jnp.float32))
 
-    def update(updates, state, params=None):
+    def update(
+        updates: Update, state: Any, params: Params | None = None
+    ) -> tuple[Update, OutpostState]:
         next_key, noise_key, act_key = jax.random.split(state.key, 3)
         sparse = prune(pruned).update(updates, optax.EmptyState())[0]
         noise = _noise(noise_key, updates, params, noisy)
         acts = jax.random.bernoulli(act_key, 1 / (1 + beta * state.step))
 
-        def leaf_defended(leaf, sparse, noise):
+        def leaf_defended(
+            leaf: jax.Array, sparse: jax.Array, noise: jax.Array
+        ) -> jax.Array:
             defended = sparse + jnp.asarray(scale, leaf.dtype) * noise
             return jnp.where(acts, defended, leaf)
 
@@ -79,12 +86,14 @@ def outpost(
     return optax.GradientTransformation(init, update)
 
 
-def _noise(key, updates: Update, params: Params | None, share) -> Update:
-    """Noise at scale 1."""
+def _noise(
+    key: Key, updates: Update, params: Params | None, share: jax.typing.ArrayLike
+) -> Update:
+    """Draws the noise at scale 1."""
     if params is None:
         raise ValueError("Expected params=None to be the weights: noise needs them.")
 
-    def leaf_noise(draw, weights, chosen):
+    def leaf_noise(draw: jax.Array, weights: jax.Array, chosen: jax.Array) -> jax.Array:
         risk = jnp.minimum(jnp.var(weights), 1).astype(draw.dtype)
         return jnp.where(chosen, risk * draw, 0)
 

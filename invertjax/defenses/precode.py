@@ -75,35 +75,35 @@ def precode(
     ranges.check("width", width, at_least=1)
     ranges.check("beta", beta, at_least=0)
 
-    def init(key):
+    def init(key: Key) -> Params:
         encoder_key, decoder_key = jax.random.split(key)
         return {
             "encoder": _layer(encoder_key, size, 2 * width),
             "decoder": _layer(decoder_key, width, size),
         }
 
-    def encode(params, images):
+    def encode(params: Params, images: jax.Array) -> list[jax.Array]:
         hidden = features(params["model"], images)
         return jnp.split(_dense(params["bottleneck"]["encoder"], hidden), 2, axis=1)
 
-    def decode(params, z):
+    def decode(params: Params, z: jax.Array) -> jax.Array:
         return head(params["model"], _dense(params["bottleneck"]["decoder"], z))
 
-    def loss_fn(params, batch):
+    def loss_fn(params: Params, batch: Batch) -> jax.Array:
         mean, log_variance = encode(params, batch["image"])
         z = mean + jnp.exp(log_variance / 2) * batch["noise"]
         error = losses.cross_entropy(decode(params, z), batch["label"])
         return error + beta * _divergence(mean, log_variance)
 
-    def apply(params, images):
+    def apply(params: Params, images: jax.Array) -> jax.Array:
         return decode(params, encode(params, images)[0])
 
-    def draw(key, batch):
+    def draw(key: Key, batch: Batch) -> dict[str, jax.Array]:
         image = batch["image"]
         noise = jax.random.normal(key, (image.shape[0], width), image.dtype)
         return {"noise": noise}
 
-    def read(params, update):
+    def read(params: Params, update: Update) -> dict[str, jax.Array]:
         encoder, decoder = (update["bottleneck"][n] for n in ("encoder", "decoder"))
         statistics = _dense(params["bottleneck"]["encoder"], _input(encoder)[None])
         mean, log_variance = jnp.split(statistics, 2, axis=1)
@@ -112,22 +112,22 @@ def precode(
     return Bottleneck(init, loss_fn, apply, draw, read)
 
 
-def _divergence(mean, log_variance):
-    """KL(N(m, exp v) | N(0, 1)), summed over units, averaged over examples."""
+def _divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """Returns KL(N(m, exp v) | N(0, 1)), summed over units, averaged over examples."""
     each = mean**2 + jnp.exp(log_variance) - 1 - log_variance
     return 0.5 * jnp.sum(each, axis=1).mean()
 
 
-def _layer(key, inputs, outputs):
+def _layer(key: Key, inputs: int, outputs: int) -> dict[str, jax.Array]:
     kernel = jax.random.normal(key, (inputs, outputs)) / inputs**0.5
     return {"kernel": kernel, "bias": jnp.zeros(outputs)}
 
 
-def _dense(layer, x):
+def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ layer["kernel"] + layer["bias"][None]
 
 
-def _input(gradient):
-    """A dense layer's input, from the gradient of one example: dW[:, j] / dc[j]."""
+def _input(gradient: dict[str, jax.Array]) -> jax.Array:
+    """Reads the input of a dense layer off one example's gradient: dW[:, j] / dc[j]."""
     index = jnp.argmax(jnp.abs(gradient["bias"]))
     return gradient["kernel"][:, index] / gradient["bias"][index]

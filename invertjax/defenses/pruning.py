@@ -1,11 +1,13 @@
 """Sparse updates."""
 
+from typing import Any
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Update
+from invertjax.base import Params, Update
 from invertjax.defenses import ranges
 
 
@@ -32,10 +34,10 @@ def prune(
     """
     ranges.check("share", share, at_least=0, at_most=1)
 
-    def leaf_pruned(leaf, _):
+    def leaf_pruned(leaf: Any, _: Any) -> jax.Array:
         return _masked(largest(leaf, share), leaf)
 
-    def whole_pruned(updates, params=None):
+    def whole_pruned(updates: Update, params: Params | None = None) -> Update:
         del params
         return jax.tree.map(_masked, largest(updates, share), updates)
 
@@ -45,7 +47,7 @@ def prune(
 
 
 def largest(updates: Update, share: jax.typing.ArrayLike) -> Update:
-    """Booleans like `updates`: false for the `share` of least magnitude in the tree."""
+    """Returns booleans like `updates`, false for the `share` of least magnitude."""
     magnitudes, restore = jax.flatten_util.ravel_pytree(
         jax.tree.map(lambda leaf: jnp.abs(jax.lax.stop_gradient(leaf)), updates)
     )
@@ -57,5 +59,5 @@ def largest(updates: Update, share: jax.typing.ArrayLike) -> Update:
     return jax.tree.map(lambda leaf: leaf > 0, kept)
 
 
-def _masked(kept, leaf):
+def _masked(kept: jax.Array, leaf: jax.Array) -> jax.Array:
     return jnp.where(kept, leaf, 0)

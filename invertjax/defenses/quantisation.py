@@ -1,12 +1,13 @@
 """Updates of few bits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Key
+from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.drawing import keyed
 
@@ -55,16 +56,16 @@ def stochastic_quantise(
     """
     ranges.check("bits", bits, at_least=2, at_most=32)
 
-    def quantised(key, updates, params):
+    def quantised(key: Key, updates: Update, params: Params) -> Update:
         del params
-        # not in the leaf's dtype: bfloat16 has draws of 8 bits
+        # Not drawn in the leaf's dtype: bfloat16 draws have 8 bits.
         draws = optax.tree.random_like(
             key, updates, jax.random.uniform, dtype=jnp.float32
         )
         return jax.tree.map(leaf_quantised, draws, updates)
 
-    def leaf_quantised(draw, leaf):
-        def either(x):
+    def leaf_quantised(draw: jax.Array, leaf: jax.Array) -> jax.Array:
+        def either(x: jax.Array) -> jax.Array:
             below = jnp.floor(x)
             return below + (draw < x - below)
 
@@ -73,7 +74,11 @@ def stochastic_quantise(
     return keyed(key, quantised)
 
 
-def _rounded(leaf, bits, rounding: Callable[[jax.Array], jax.Array]):
+def _rounded(
+    leaf: Any,
+    bits: jax.typing.ArrayLike,
+    rounding: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
     wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
     levels = jnp.asarray(2.0 ** (jnp.asarray(bits) - 1) - 1, wide.dtype)
     largest = jnp.max(jnp.abs(wide), initial=0)

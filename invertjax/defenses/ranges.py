@@ -11,7 +11,7 @@ def check(
     at_most: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Checks a Python number; arrays, traced or not, pass unchecked.
+    """Checks the range of a Python number; arrays, traced or not, pass unchecked.
 
     Raises:
       ValueError: naming argument, value and range; NaN is in no range.

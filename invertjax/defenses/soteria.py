@@ -1,25 +1,27 @@
 """Soteria: a pruned gradient of one dense layer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from invertjax import layers
+from invertjax import clients, layers
 from invertjax.base import Batch, Client, Key, Params, Update
 from invertjax.defenses import ranges
 
-_OFFSET = 0.1  # of the authors' code: units that are off would divide by zero
+_OFFSET = 0.1  # from the authors' code: without it units that are off divide by zero
 _BLOCK = 32  # units whose derivatives are computed at once
 
 
+@clients.keeps_plain
 def soteria(
     client: Client,
     features: Callable[[Params, jax.Array], jax.Array],
     path: str,
     share: jax.typing.ArrayLike,
 ) -> Client:
-    """A client that hides the units from which its images could be read best.
+    """Makes a client that hides the units from which its images could be read best.
 
     With r = features(params, images) the input of a dense layer, the score of unit i is
 
@@ -66,12 +68,12 @@ def scores(
     params: Params,
     images: jax.Array,
 ) -> jax.Array:
-    """The score of every unit, `[F]`, >= 0, without a derivative; see `soteria`."""
+    """Returns the score of every unit, `[F]`, >= 0, without a derivative."""
     params, images = jax.lax.stop_gradient((params, images))
     values, pull = jax.vjp(lambda images: features(params, images), images)
 
-    def norms(unit):
-        """`[B]`, |d r_unit / d image|."""
+    def norms(unit: jax.Array) -> jax.Array:
+        """Returns |d r_unit / d image|, `[B]`."""
         chosen = jnp.zeros_like(values).at[:, unit].set(1)
         slope = pull(chosen)[0]
         return jnp.sqrt(jnp.sum(slope**2, axis=tuple(range(1, slope.ndim))))
@@ -81,13 +83,13 @@ def scores(
     return jnp.mean(slopes.T / (jnp.abs(values) + _OFFSET), axis=0)
 
 
-def _least(score, share):
-    """`[F]` bool: exactly round(share F) units, those with the least score."""
+def _least(score: jax.Array, share: jax.typing.ArrayLike) -> jax.Array:
+    """Marks exactly round(share F) units, `[F]`, those with the least score."""
     rank = jnp.argsort(jnp.argsort(score, stable=True), stable=True)
     return rank < jnp.round(jnp.asarray(share, jnp.float32) * score.size)
 
 
-def _check(update, path, size):
+def _check(update: Update, path: str, size: int) -> None:
     weight = layers.get(update, path).weight
     if weight.shape[0] != size:
         raise ValueError(
@@ -96,8 +98,8 @@ def _check(update, path, size):
         )
 
 
-def _without_rows(update, path, hidden):
-    def leaf_masked(where, leaf):
+def _without_rows(update: Update, path: str, hidden: jax.Array) -> Update:
+    def leaf_masked(where: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(where, simple=True, separator="/")
         if leaf.ndim != 2 or not name.startswith(f"{path}/"):
             return leaf

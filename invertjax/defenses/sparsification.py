@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Key
+from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.drawing import keyed
 
@@ -33,15 +33,15 @@ def sparsify(
     share = jnp.asarray(share, jnp.float32)
     scale = 1 / jnp.where(share < 1, 1 - share, 1) if unbiased else jnp.ones_like(share)
 
-    def sparse(key, updates, params):
+    def sparse(key: Key, updates: Update, params: Params) -> Update:
         del params
-        # not in the leaf's dtype: bfloat16 has draws of 8 bits
+        # Not drawn in the leaf's dtype: bfloat16 draws have 8 bits.
         draws = optax.tree.random_like(
             key, updates, jax.random.uniform, dtype=jnp.float32
         )
         return jax.tree.map(leaf_sparse, draws, updates)
 
-    def leaf_sparse(draw, leaf):
+    def leaf_sparse(draw: jax.Array, leaf: jax.Array) -> jax.Array:
         return jnp.where(draw >= share, (leaf * scale).astype(leaf.dtype), 0)
 
     return keyed(key, sparse)

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 
+from invertjax import clients
 from invertjax.base import Batch, Client, Key, Params, Update
 
 
+@clients.keeps_plain
 def transformed(client: Client, transform: Callable[[Batch], Batch]) -> Client:
-    """A client that shares `client(params, transform(batch))`.
+    """Makes a client that shares `client(params, transform(batch))`.
 
     What a transform draws is an entry of the batch (`clients.randomised`) that the
     transform reads and leaves out of what it returns, so that two can be nested.
 
-    An adaptive attacker runs this client backwards and finds the batch before the
-    transform. A plain one runs `client` and finds the batch after it.
+    An adaptive attacker runs this client backwards, and finds the batch before the
+    transform. Another one runs `client` backwards, and finds the batch after it.
 
     Args:
       client: `(params, batch, key) -> update`.

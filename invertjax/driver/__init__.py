@@ -5,11 +5,13 @@ The only package of the library that compiles.
 
 from invertjax.driver import layout as layout
 from invertjax.driver import stopping as stopping
+from invertjax.driver.cache import Cache as Cache
 from invertjax.driver.programs import Program as Program
 from invertjax.driver.programs import Progress as Progress
 from invertjax.driver.programs import Run as Run
-from invertjax.driver.programs import best as best
 from invertjax.driver.programs import build as build
-from invertjax.driver.programs import failed as failed
+from invertjax.driver.programs import compiled as compiled
 from invertjax.driver.programs import invert as invert
 from invertjax.driver.programs import run as run
+from invertjax.driver.results import best as best
+from invertjax.driver.results import failed as failed

@@ -1,7 +1,7 @@
 """Advances a group of trials in chunks of about equal time.
 
-Between chunks, and only there, the host looks: at progress, at a Ctrl-C, at which
-trials go on.
+Between chunks, and only there, the host reports progress, notices a Ctrl-C, and decides
+which trials go on.
 """
 
 import time
@@ -19,13 +19,13 @@ from invertjax.driver.stopping import Rule
 class Clock:
     """Adds up the wall time of its `with` blocks."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.start = time.perf_counter()
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.seconds += time.perf_counter() - self.start
 
 
@@ -67,7 +67,7 @@ def advance(
         interrupted = False
         try:
             with clock:
-                # Not donated: interrupted, the last full chunk is still there.
+                # Not donated, so that an interrupt leaves the last full chunk.
                 n = np.where(going, size, 0).astype(np.int32)
                 state = jax.block_until_ready(step(state, n))
             done += size
@@ -96,5 +96,5 @@ def _any_process(flag: bool) -> bool:
 
 
 def _slowest(value: float) -> float:
-    """The largest value in any process: all must take the same decisions."""
+    """Returns the largest value in any process: all must take the same decisions."""
     return float(layout.gather(float(value)).max())

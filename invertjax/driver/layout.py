@@ -43,11 +43,11 @@ class Layout(NamedTuple):
 
     @property
     def local(self) -> tuple[int, int]:
-        """Targets and restarts that fall to one device."""
+        """The numbers of targets and restarts that fall to one device."""
         rows, columns = self.mesh.devices.shape
         return self.targets // rows, self.restarts // columns
 
-    def __str__(self):
+    def __str__(self) -> str:
         devices = self.mesh.devices
         plural = "s" if devices.size > 1 else ""
         return (
@@ -64,11 +64,12 @@ def choose(
     at_once: int | None = None,
     coupled: bool = False,
 ) -> Layout:
-    """The layout that leaves the fewest trials to the busiest device.
+    """Chooses the layout that leaves the fewest trials to the busiest device.
 
-    Of equal ones that with the fewest devices, then with the most rows, which need no
-    copy of an update. Of several processes each has at least one device in it, with
-    repeats of other trials where there are too few: they all take part in a `fetch`.
+    Of equal layouts it takes the one with the fewest devices, then the one with the
+    most rows, which need no copy of an update. Every process has at least one device in
+    it, since all take part in a `fetch`; where there are too few trials, some run
+    twice.
 
     Args:
       devices: to choose from; the first ones of every process are taken.
@@ -84,7 +85,7 @@ def choose(
         if rows * columns >= least and (columns == 1 or not coupled)
     ]
 
-    def cost(shape):
+    def cost(shape: tuple[int, int]) -> tuple[int, int, int]:
         rows, columns = shape
         longest = -(-targets // rows) * -(-restarts // columns)
         return longest, rows * columns, columns
@@ -101,8 +102,8 @@ def choose(
     )
 
 
-def _in_turns(devices):
-    """The devices, one of each process in turn, and the number of processes."""
+def _in_turns(devices: Sequence[Any]) -> tuple[list[Any], int]:
+    """Returns the devices, one of each process in turn, and the number of processes."""
     of_process: dict[int, list] = {}
     for device in devices:
         of_process.setdefault(device.process_index, []).append(device)
@@ -111,7 +112,7 @@ def _in_turns(devices):
     return in_turns, len(of_process)
 
 
-def _side_by_side(lines, across, most, coupled):
+def _side_by_side(lines: int, across: int, most: int | None, coupled: bool) -> int:
     if most is None:
         return lines * across
     if most >= across or coupled:
@@ -122,7 +123,7 @@ def _side_by_side(lines, across, most, coupled):
 def over_trials(
     layout: Layout, one_trial: Callable[..., Any], trials: Any, args: Any
 ) -> Any:
-    """`one_trial(trial, *args)` for every trial that falls to this device.
+    """Calls `one_trial(trial, *args)` for every trial that falls to this device.
 
     Args:
       layout: of the group.
@@ -133,8 +134,8 @@ def over_trials(
     lines, across = layout.local
     columns = min(layout.at_once, across)
 
-    def one_target(trial, *args):
-        def one_restart(*args):
+    def one_target(trial: Any, *args: Any) -> Any:
+        def one_restart(*args: Any) -> Any:
             return one_trial(trial, *args)
 
         if layout.coupled:
@@ -145,9 +146,9 @@ def over_trials(
 
 
 def spread(fun: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
-    """`fun(shared, trials, *args)` of one device, as a function of all of them."""
+    """Makes `fun(shared, trials, *args)` of one device a function of all of them."""
 
-    def spreaded(shared, trials, *args):
+    def spreaded(shared: Any, trials: Any, *args: Any) -> Any:
         grid = P(ROWS, COLUMNS)
         specs = (P(), P(ROWS), *[grid] * len(args))
         # Unchecked: nothing passes between devices, so nothing can be inconsistent.
@@ -160,13 +161,13 @@ def spread(fun: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
 
 
 def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
-    """Arrays that every process holds, laid out over the mesh along their leading axes.
+    """Lays out arrays over the mesh along their leading axes.
 
-    Works over processes: each hands its devices their part.
+    Every process holds the whole arrays, and hands its devices their part.
     """
     sharding = NamedSharding(mesh, P(*axes))
 
-    def one(leaf):
+    def one(leaf: jax.Array) -> jax.Array:
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         host = np.asarray(leaf)
@@ -176,7 +177,7 @@ def place(tree: Any, mesh: Mesh, *axes: str) -> Any:
 
 
 def sides(trials: Any, keys: Key) -> tuple[int, int]:
-    """The numbers of targets and of restarts: N and R.
+    """Returns the numbers of targets and of restarts, N and R.
 
     Raises:
       ValueError: if the leading axes of trials `[N]` and keys `[N, R]` disagree.
@@ -196,14 +197,14 @@ def sides(trials: Any, keys: Key) -> tuple[int, int]:
 def group(
     layout: Layout, trials: Any, keys: Key, rows: Sequence[int]
 ) -> tuple[Any, Key]:
-    """The trials and keys of some targets on their devices.
+    """Puts the trials and keys of some targets on their devices.
 
-    The layout is filled up with repeats of the group's own.
+    The layout is filled up with repeats of the group's own trials.
     """
     targets = [rows[i % len(rows)] for i in range(layout.targets)]
     columns = np.arange(layout.restarts) % keys.shape[1]
     trial = jax.tree.map(lambda leaf: np.asarray(leaf)[targets], trials)
-    # As bits: to take some of many keys is not to use the others.
+    # As bits: JAX would count a key that is not taken as used.
     bits = np.asarray(jax.random.key_data(keys))[targets][:, columns]
     return (
         place(trial, layout.mesh, ROWS),
@@ -214,7 +215,7 @@ def group(
 
 
 def fetch(tree: Any) -> Any:
-    """The whole arrays, as NumPy's, in every process.
+    """Returns the whole arrays, as NumPy's, in every process.
 
     Raises:
       Lost: if another process has stopped.
@@ -225,7 +226,7 @@ def fetch(tree: Any) -> Any:
 
 
 def gather(value: Any) -> np.ndarray:
-    """A number of every process, `[processes]`, in every process.
+    """Returns the numbers of all processes, `[processes]`, in every process.
 
     Raises:
       Lost: if another process has stopped.
@@ -237,7 +238,7 @@ def gather(value: Any) -> np.ndarray:
     return _all_gathered(array.astype(dtype), tiled=False)
 
 
-def _all_gathered(tree, tiled):
+def _all_gathered(tree: Any, tiled: bool) -> Any:
     try:
         return multihost_utils.process_allgather(tree, tiled=tiled)
     except (ValueError, RuntimeError) as error:  # which of them depends on the backend
@@ -246,9 +247,11 @@ def _all_gathered(tree, tiled):
         raise Lost(f"Another process stopped: {error}") from error
 
 
-def _mapped(fun, args, length, side_by_side):
-    """`vmap` over groups of `side_by_side`, one group after another."""
-    if length == 1:  # no loop, and no axis of one: XLA's products are faster without
+def _mapped(
+    fun: Callable[..., Any], args: tuple, length: int, side_by_side: int
+) -> Any:
+    """Maps with `vmap` over groups of `side_by_side`, one group after another."""
+    if length == 1:  # XLA's products are faster without a loop or an axis of one
         out = fun(*jax.tree.map(lambda leaf: leaf[0], args))
         return jax.tree.map(lambda leaf: leaf[None], out)
     if side_by_side == length:
@@ -257,6 +260,6 @@ def _mapped(fun, args, length, side_by_side):
     return jax.lax.map(lambda args: fun(*args), args, batch_size=batch_size)
 
 
-def _divisor(number, most):
-    """The largest divisor of `number` that is at most `most`."""
+def _divisor(number: int, most: int) -> int:
+    """Returns the largest divisor of `number` that is at most `most`."""
     return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(most, 1))

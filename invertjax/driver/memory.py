@@ -1,4 +1,4 @@
-"""What fits a device, from what the compiler says of a program."""
+"""What fits on a device, from what the compiler says about a program."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ SHARE = 0.9  # of a device's memory, for one program
 
 
 def limit(devices: Sequence[Any]) -> float:
-    """Bytes that a program may use on each of the devices.
+    """Returns the bytes that a program may use on each of the devices.
 
-    Infinite on CPUs, which do not tell: give `driver.build` a limit there. The smallest
-    of all processes, each of which can ask its own devices only.
+    They are infinite on CPUs, which do not say: give `driver.build` a limit there. It
+    is the smallest limit of all processes, since each can ask its own devices only.
     """
     mine = [d for d in devices if d.process_index == jax.process_index()]
     stats = [device.memory_stats() or {} for device in mine]
@@ -23,7 +23,7 @@ def limit(devices: Sequence[Any]) -> float:
 
 
 def used(compiled: Any) -> int:
-    """Bytes that a compiled program uses on a device: 0 where that is not known."""
+    """Returns the bytes that a compiled program uses on a device, 0 if unknown."""
     found = compiled.memory_analysis()
     if found is None:
         return 0
@@ -35,9 +35,9 @@ def used(compiled: Any) -> int:
 def smaller(
     layout: Layout, width: int, needed: float, allowed: float
 ) -> tuple[int, int] | None:
-    """The (width, at_once) to try in place of a layout that does not fit.
+    """Returns the (width, at_once) to try in place of a layout that does not fit.
 
-    First fewer trials side by side, then fewer targets in a group.
+    It first takes fewer trials side by side, then fewer targets in a group.
 
     Returns:
       None if it fits.

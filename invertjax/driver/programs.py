@@ -16,6 +16,7 @@ import numpy as np
 
 from invertjax.base import Attack, Key, Result, Stop
 from invertjax.driver import chunks, layout, memory, stopping
+from invertjax.driver.results import best
 
 
 class Progress(NamedTuple):
@@ -54,9 +55,9 @@ class Program(NamedTuple):
     run; as text, it says so. bytes: that a device needs.
     """
 
-    init: Callable
-    advance: Callable
-    finish: Callable
+    init: jax.stages.Compiled
+    advance: jax.stages.Compiled
+    finish: jax.stages.Compiled
     steps: int
     width: int
     restarts: int
@@ -92,7 +93,7 @@ def build(
       width: targets in a group. Default: on CPUs as few as keep all devices busy, so
         that results come early; elsewhere all, if they fit.
       at_once: trials side by side on a device. Default: 1 on CPUs, whose matrix
-        products and caches prefer it; elsewhere as many as fit.
+        products and caches work best then; elsewhere as many as fit.
       devices: default: all of all processes, `jax.devices()`.
       memory_limit: bytes that a device may use, the same in all processes. Default:
         nine tenths of what it says that it has; CPUs say nothing.
@@ -118,12 +119,12 @@ def build(
         sides = layout.choose(devices, width, restarts, at_once, coupled)
         try:
             program = _compiled(make_attack, sides, width, shared, trials, keys)
-        except NameError as error:  # only side by side do restarts have an axis
+        except NameError as error:  # restarts have an axis only if side by side
             if coupled or layout.RESTARTS not in str(error):
                 raise
             coupled = True
             continue
-        # Compilers of several processes may disagree: all must choose the same layout.
+        # Compilers of processes may disagree, but all must choose the same layout.
         needed = float(layout.gather(float(program.bytes)).max())
         smaller = memory.smaller(sides, width, needed, limit)
         if smaller is None:
@@ -145,8 +146,8 @@ def run(
     """Runs a program over N targets, group by group, in chunks of steps.
 
     KeyboardInterrupt ends the run after the chunk in flight, in all processes; the
-    group that was running returns its best so far and says `Stop.INTERRUPTED`. Outside
-    chunks it leaves the groups that are complete, and is raised if there is none.
+    group that was running returns its best so far and says `Stop.INTERRUPTED`. Between
+    chunks it ends the run with the complete groups, and is raised if there is none.
 
     Args:
       program: from `build`, with the shapes of these arguments.
@@ -163,8 +164,8 @@ def run(
     sides, clock, finished = program.layout, chunks.Clock(), []
     shared = layout.place(shared, sides.mesh)
 
-    def run_group(rows):
-        def report(steps, losses):
+    def run_group(rows: range) -> bool:
+        def report(steps: int, losses: np.ndarray) -> None:
             done = program.steps * len(finished) + steps
             shown = losses[: len(rows), :restarts]
             on_chunk(Progress(done, total, clock.seconds, shown))
@@ -187,11 +188,13 @@ def run(
     return Run(results, clock.seconds)
 
 
-def _run_group(program, group, targets, options):
-    """A group's results, filled up as its layout is, and whether it was interrupted."""
+def _run_group(
+    program: Program, group: tuple, targets: int, options: dict[str, Any]
+) -> tuple[Result, bool]:
+    """Returns a group's results, filled up like its layout, and if it was cut off."""
     (shared, trial, key), clock = group, options["clock"]
     going = np.zeros(key.shape, bool)
-    going[:targets, : program.restarts] = True  # repeats that fill it up stay idle
+    going[:targets, : program.restarts] = True  # repeats stay idle
     with clock:
         state = jax.block_until_ready(program.init(shared, trial, key))
     step = functools.partial(program.advance, shared, trial)
@@ -200,15 +203,15 @@ def _run_group(program, group, targets, options):
     )
     with clock:
         found = layout.fetch(program.finish(shared, trial, state))
-    # To its own account a trial that a rule has stopped was interrupted.
+    # A trial that a rule stopped reports INTERRUPTED itself: put the reason there.
     ruled = (reasons != Stop.BUDGET) & (found.stopped == Stop.INTERRUPTED)
     stopped = np.where(ruled, reasons, found.stopped)
     return found._replace(stopped=stopped), interrupted
 
 
 def invert(
-    attack: Attack,
     key: Key,
+    attack: Attack,
     *,
     restarts: int = 1,
     on_chunk: Callable[[Progress], None] = lambda progress: None,
@@ -216,8 +219,8 @@ def invert(
     """Runs an attack on one update and returns the best of its restarts.
 
     Args:
-      attack: e.g. `attacks.inverting_gradients(...)`.
       key: consumed.
+      attack: e.g. `attacks.inverting_gradients(...)`.
       restarts: random starts, side by side; the lowest objective wins.
       on_chunk: see `run`.
 
@@ -227,57 +230,45 @@ def invert(
     if restarts < 1:
         raise ValueError(f"Expected restarts={restarts} >= 1.")
     keys = jax.random.split(key, (1, restarts))
-    trials = jnp.zeros(1)  # the attack is closed over: nothing differs between targets
+    trials = jnp.zeros(1)  # unused, as the attack is closed over
     program = build(lambda shared, trial: attack, None, trials, keys)
     done = run(program, None, trials, keys, on_chunk=on_chunk)
     return jax.tree.map(lambda leaf: leaf[0], best(done.results))
 
 
-def best(results: Result) -> Result:
-    """Of `[N, R]` results the best restart of every target, by the objective: `[N]`.
-
-    The objective is all that an attacker sees: never the truth.
-    """
-    loss = jnp.where(jnp.isnan(results.loss), jnp.inf, results.loss)
-    chosen = jnp.argmin(loss, axis=1)
-
-    def pick(leaf):
-        return jax.vmap(lambda row, index: row[index])(leaf, chosen)
-
-    return jax.tree.map(pick, results)
-
-
-def failed(results: Result) -> jax.Array:
-    """`[N]` bool: no restart of the target ever had a finite objective."""
-    return ~jnp.any(jnp.isfinite(results.loss), axis=1)
-
-
-def _compiled(make_attack, sides, width, shared, trials, keys):
-    """The three functions of a program, compiled side by side."""
+def _compiled(
+    make_attack: Callable,
+    sides: layout.Layout,
+    width: int,
+    shared: Any,
+    trials: Any,
+    keys: Key,
+) -> Program:
+    """Compiles the three functions of a program side by side."""
     budget = []
 
-    def over(method, shared, trials, *args):
-        def one_trial(trial, *args):
+    def over(method: Callable, shared: Any, trials: Any, *args: Any) -> Any:
+        def one_trial(trial: Any, *args: Any) -> Any:
             attack = make_attack(shared, trial)
             budget.append(attack.steps)
             return method(attack)(*args)
 
         return layout.over_trials(sides, one_trial, trials, args)
 
-    def init(shared, trials, keys):
+    def init(shared: Any, trials: Any, keys: Key) -> Any:
         return over(lambda attack: attack.init, shared, trials, keys)
 
-    def advance(shared, trials, state, n):
+    def advance(shared: Any, trials: Any, state: Any, n: jax.Array) -> Any:
         return over(lambda attack: attack.advance, shared, trials, state, n)
 
-    def finish(shared, trials, state):
+    def finish(shared: Any, trials: Any, state: Any) -> Any:
         return over(lambda attack: attack.result, shared, trials, state)
 
     trial, key = layout.group(sides, trials, keys, range(width))
     group = layout.place(shared, sides.mesh), trial
     init = layout.spread(init, sides)
 
-    def like(leaf):
+    def like(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=key.sharding)
 
     state = jax.tree.map(like, jax.eval_shape(init, *group, key))
@@ -298,3 +289,8 @@ def _compiled(make_attack, sides, width, shared, trials, keys):
         bytes=max(map(memory.used, compiled)),
         seconds_compile=0.0,
     )
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function compiled for a single use, for callers that never compile."""
+    return jax.jit(function)

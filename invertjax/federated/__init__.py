@@ -2,9 +2,9 @@
 
     cast = [(federated.honest(clients.local_sgd(loss_fn, optax.sgd(0.1), steps=5)), 10)]
     fedavg = federated.make(cast, defense=defense)
-    state = fedavg.init(params, init_key, population=100)
+    state = fedavg.init(init_key, params, population=100)
     plan = federated.plan(range(50), partition, count=10, steps=5, batch_size=8, seed=0)
-    state, log = federated.scan(fedavg, state, dataset, plan, run_key)
+    state, log = federated.scan(run_key, fedavg, state, dataset, plan)
 
 Who holds which examples (`iid`, `by_class`, `dirichlet`) and who takes part when
 (`plan`) is decided on the host, with NumPy; the rounds themselves are JAX.

@@ -1,4 +1,4 @@
-"""Aggregation: stacked updates to one."""
+"""Aggregation makes one update of many."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,20 @@ from invertjax.federated.base import Seen
 
 
 def mean(seen: Seen) -> Update:
-    """The weighted mean, sum_i w_i u_i / sum_i w_i.
+    """Returns the weighted mean, sum_i w_i u_i / sum_i w_i.
 
     FedAvg: McMahan et al. (2017), Algorithm 1, with w_i the examples of client i; the
-    sum of the weights is that of the clients that took part. Rows of weight zero do
-    not count, whatever they hold; zero if all are. Summed in float32 at least, and
-    returned in the dtype of the updates.
+    sum of the weights is that of the clients that took part. Rows of weight zero do not
+    count, whatever they hold; if all are zero, so is the mean. Summed in float32 at
+    least, and returned in the dtype of the updates.
     """
     weights = jnp.asarray(seen.weights, jnp.float32)
     total = jnp.sum(weights)
     total = jnp.where(total > 0, total, 1)
 
-    def one(leaf):
+    def one(leaf: jax.Array) -> jax.Array:
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        # where, not a product with zero: 0 NaN is NaN
+        # Not a product with zero, since 0 NaN is NaN.
         weighted = jax.vmap(lambda w, u: jnp.where(w > 0, w * u, 0))(weights, wide)
         return (jnp.sum(weighted, axis=0) / total).astype(leaf.dtype)
 

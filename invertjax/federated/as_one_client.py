@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from invertjax import clients
 from invertjax.base import Batch, Client, Key, Params, Update
 
 
+@clients.keeps_plain
 def averaged(client: Client, count: int, weights: ArrayLike | None = None) -> Client:
-    """A client that shares the mean update of `count` clients.
+    """Makes a client that shares the mean update of `count` clients.
 
     Under secure aggregation (Bonawitz et al. 2017) the server learns this mean and
     nothing else; an attack on the aggregate runs this client backwards, and
@@ -51,7 +53,7 @@ def averaged(client: Client, count: int, weights: ArrayLike | None = None) -> Cl
     return mean_of_members
 
 
-def _mean(leaf, weights):
+def _mean(leaf: jax.Array, weights: ArrayLike | None) -> jax.Array:
     if weights is None:
         return jnp.mean(leaf, axis=0)
     shares = jnp.asarray(weights, leaf.dtype)

@@ -43,13 +43,13 @@ class Seen(NamedTuple):
     key: Key
 
 
-# What a participant does: honest ones lift a client (`behaviours.honest`).
+# What a participant does. `behaviours.honest` makes one of a client.
 Behaviour = Callable[[View], Update]
 
-# The update that the server goes on with. Rows of weight zero must not count, whatever
-# they hold, NaN included; without any other row the answer must have the right shapes,
-# and is not used.
+# Returns the update that the server goes on with. Rows of weight zero must not count,
+# whatever they hold, NaN included. If there are no other rows, the answer is not used,
+# but must have the right shapes.
 Aggregator = Callable[[Seen], Update]
 
-# One score for each client, `[m]`: the larger, the more suspect.
+# Returns a score for each client, `[m]`: the larger, the more suspect.
 Detector = Callable[[Seen], jax.Array]

@@ -5,7 +5,7 @@ from invertjax.federated.base import Behaviour, View
 
 
 def honest(client: Client) -> Behaviour:
-    """Does what the protocol says: the client's update on its data, from `params`.
+    """Does what the protocol says: shares the client's update on its data.
 
     Args:
       client: `(params, batch, key) -> update`.

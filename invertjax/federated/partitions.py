@@ -104,7 +104,9 @@ def dirichlet(
     )
 
 
-def _proportional(rng, labels, clients, concentration) -> Partition:
+def _proportional(
+    rng: np.random.Generator, labels: np.ndarray, clients: int, concentration: float
+) -> Partition:
     held = [[] for _ in range(clients)]
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax.base import Batch, Key, Params
+from invertjax.base import Batch, Key, Params, Update
 from invertjax.defenses.defended import Defense
 from invertjax.federated import aggregation
 from invertjax.federated.base import Aggregator, Behaviour, Seen, View
@@ -18,7 +18,7 @@ FEDAVG = optax.sgd(1.0)  # params - update
 
 
 class State(NamedTuple):
-    """What lasts from round to round.
+    """What is kept from round to round.
 
     params: the model that the server sends next.
     previous: the one that it sent last; at first, `params`.
@@ -50,15 +50,15 @@ class Log(NamedTuple):
 class Round(NamedTuple):
     """One round, as two pure functions.
 
-    init: `(params, key, population) -> State`; the key is consumed.
-    step: `(state, data, ids, weights, key) -> (state, Seen, Log)`, with data `[m, k,
+    init: `(key, params, population) -> State`; the key is consumed.
+    step: `(key, state, data, ids, weights) -> (state, Seen, Log)`, with data `[m, k,
       ...]`, ids `[m]` distinct ints in [0, population) and weights `[m]` >= 0 of the m
       clients, in the order of the cast. The key is that of the run, the same in every
       round, and not consumed: the keys of the round are folded from it, the round's
       number and the clients' ids.
     """
 
-    init: Callable[[Params, Key, int], State]
+    init: Callable[[Key, Params, int], State]
     step: Callable[..., tuple[State, Seen, Log]]
 
 
@@ -68,9 +68,9 @@ def make(
     defense: Defense | None = None,
     aggregate: Aggregator = aggregation.mean,
     server: optax.GradientTransformation = FEDAVG,
-    map: str = "vmap",
+    clients_map: str = "vmap",
 ) -> Round:
-    """A round of federated learning with the m clients of a cast.
+    """Makes a round of federated learning with the m clients of a cast.
 
     Every client makes an update from its `View`, with a key of its own for the round,
     and passes it through the defense; the server aggregates, and hands the result to
@@ -102,24 +102,26 @@ def make(
       defense: `key -> optax.GradientTransformation`, as in `defenses.defend`.
       aggregate: `Seen -> update`.
       server: any optax optimiser.
-      map: "vmap", all clients at once, or "map", one after the other in the memory of
-        one.
+      clients_map: "vmap", all clients at once, or "map", one after the other in the
+        memory of one.
 
     Raises:
-      ValueError: on a cast or map that cannot be; when `step` is called, if there are
-        not as many clients as in the cast.
+      ValueError: on a cast or clients_map that cannot be; when `step` is called, if
+        there are not as many clients as in the cast.
     """
-    if map not in _MAPS:
-        raise ValueError(f"Expected map={map!r} to be one of {', '.join(_MAPS)}.")
+    if clients_map not in _MAPS:
+        raise ValueError(
+            f"Expected clients_map={clients_map!r} to be one of {', '.join(_MAPS)}."
+        )
     count = _count(cast)
     build = defense or (lambda key: optax.identity())
 
-    def init(params, key, population):
+    def init(key: Key, params: Params, population: int) -> State:
         keys = jax.random.split(key, population)
         kept = jax.vmap(lambda key: _without_keys(build(key).init(params)))(keys)
         return State(params, params, server.init(params), kept, jnp.int32(0))
 
-    def client(state, key, behaviour, one):
+    def client(state: State, key: Key, behaviour: Behaviour, one: tuple) -> tuple:
         client_id, data, kept = one
         own_key, defense_key = jax.random.split(jax.random.fold_in(key, client_id))
         view = View(state.params, state.previous, data, state.round, own_key)
@@ -130,13 +132,15 @@ def make(
         finite = _finite((update, shared))
         return shared, optax.tree.where(finite, _without_keys(after), kept), finite
 
-    def step(state, data, ids, weights, key):
+    def step(
+        key: Key, state: State, data: Batch, ids: jax.Array, weights: jax.Array
+    ) -> tuple[State, Seen, Log]:
         _check_clients(count, ids, weights, data)
         round_key = jax.random.fold_in(key, state.round)
         server_key, clients_key = jax.random.split(round_key)
         play = functools.partial(client, state, clients_key)
         held = (ids, data, _take(state.defense_state, ids))
-        updates, kept, finite = _perform(cast, _MAPS[map], play, held)
+        updates, kept, finite = _perform(cast, _MAPS[clients_map], play, held)
 
         weights = jnp.where(finite, weights, 0)
         seen = Seen(
@@ -156,27 +160,27 @@ def make(
 
 
 def scan(
-    round: Round, state: State, dataset: Batch, plan: Plan, key: Key
+    key: Key, one_round: Round, state: State, dataset: Batch, plan: Plan
 ) -> tuple[State, Log]:
-    """The rounds of a plan, one after the other, in one `lax.scan`.
+    """Runs the rounds of a plan, one after the other, in one `lax.scan`.
 
-    Rounds in two parts are the same as in one, since keys depend on `state.round`.
+    A run in two parts is the same as in one, since keys depend on `state.round`.
 
     Args:
-      round: see `make`.
-      state: from `round.init`, or where an earlier scan ended.
+      key: that of the run, see `Round`; not consumed.
+      one_round: see `make`.
+      state: from `one_round.init`, or where an earlier scan ended.
       dataset: pytree `[n, ...]`, the examples of all clients.
       plan: the rounds from `state.round` on.
-      key: that of the run, see `Round`; not consumed.
 
     Returns:
       The state after R rounds, and their logs, stacked `[R]`.
     """
 
-    def one(state, now):
+    def one(state: State, now: Plan) -> tuple[State, Log]:
         ids, rows, weights = now
         data = _take(dataset, rows)
-        state, _, log = round.step(state, data, ids, weights, key)
+        state, _, log = one_round.step(key, state, data, ids, weights)
         return state, log
 
     dataset, plan = jax.tree.map(jnp.asarray, (dataset, plan))
@@ -186,8 +190,13 @@ def scan(
 _MAPS = {"vmap": jax.vmap, "map": lambda fun: functools.partial(jax.lax.map, fun)}
 
 
-def _perform(cast, over_clients, play, held):
-    """`play(behaviour, client)` for every client of the cast; results `[m, ...]`."""
+def _perform(
+    cast: Sequence[tuple[Behaviour, int]],
+    over_clients: Callable,
+    play: Callable,
+    held: tuple,
+) -> Any:
+    """Calls `play(behaviour, client)` for every client of the cast; `[m, ...]`."""
     start, results = 0, []
     for behaviour, count in cast:
         group = _take(held, slice(start, start + count))
@@ -196,43 +205,48 @@ def _perform(cast, over_clients, play, held):
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
-def _served(server, state, aggregated, weights):
-    """Params and server state after the step; as before if no client counts."""
+def _served(
+    server: optax.GradientTransformation,
+    state: State,
+    aggregated: Update,
+    weights: jax.Array,
+) -> tuple[Params, Any]:
+    """Returns params and server state after the step; unchanged if no client counts."""
     delta, server_state = server.update(aggregated, state.server_state, state.params)
     stepped = (optax.apply_updates(state.params, delta), server_state)
     before = (state.params, state.server_state)
     return optax.tree.where(jnp.any(weights > 0), stepped, before)
 
 
-def _without_keys(tree):
+def _without_keys(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: None if _is_key(leaf) else leaf, tree)
 
 
-def _with_keys(kept, fresh):
-    """`kept`, with the keys of `fresh` where it has None in their place."""
+def _with_keys(kept: Any, fresh: Any) -> Any:
+    """Puts the keys of `fresh` where `kept` has None in their place."""
     return jax.tree.map(lambda f, k: f if _is_key(f) else k, fresh, kept)
 
 
-def _is_key(leaf):
+def _is_key(leaf: jax.Array) -> bool:
     return jnp.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key)
 
 
-def _finite(tree):
+def _finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _take(tree, index):
+def _take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def _count(cast):
+def _count(cast: Sequence[tuple[Behaviour, int]]) -> int:
     counts = [count for _, count in cast]
     if not counts or min(counts) < 1:
         raise ValueError(f"Expected counts={counts} of the cast, all >= 1.")
     return sum(counts)
 
 
-def _check_clients(count, ids, weights, data):
+def _check_clients(count: int, ids: jax.Array, weights: jax.Array, data: Batch) -> None:
     leading = {leaf.shape[:1] for leaf in jax.tree.leaves((ids, weights, data))}
     if leading != {(count,)}:
         raise ValueError(

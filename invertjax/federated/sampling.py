@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Streams of one seed. Not zero: NumPy takes [seed, 0, 0] for [seed].
+# Streams of one seed. They start at 1, as NumPy takes [seed, 0, 0] for [seed].
 _CLIENTS, _ROWS = 1, 2
 
 
@@ -36,31 +36,31 @@ def plan(
     batch_size: int,
     seed: int,
 ) -> Plan:
-    """`clients_of` and `rows_of` for several rounds, e.g. `range(start, stop)`.
+    """Draws `clients_of` and `rows_of` for several rounds, e.g. `range(start, stop)`.
 
     Raises:
       ValueError: as those do.
     """
     sizes = np.array([len(rows) for rows in map(np.asarray, partition)])
     rounds = list(rounds)
-    ids = [clients_of(round, sizes, count, seed) for round in rounds]
+    ids = [clients_of(number, sizes, count, seed) for number in rounds]
     rows = [
-        rows_of(round, partition, chosen, steps, batch_size, seed)
-        for round, chosen in zip(rounds, ids, strict=True)
+        rows_of(number, partition, chosen, steps, batch_size, seed)
+        for number, chosen in zip(rounds, ids, strict=True)
     ]
     ids = np.reshape(ids, (-1, count)).astype(np.int32)
     rows = np.reshape(rows, (-1, count, steps * batch_size)).astype(np.int32)
     return Plan(ids, rows, sizes[ids].astype(np.float32))
 
 
-def clients_of(round: int, sizes: ArrayLike, count: int, seed: int) -> np.ndarray:
-    """`[count]` distinct clients, uniformly from those that have data.
+def clients_of(number: int, sizes: ArrayLike, count: int, seed: int) -> np.ndarray:
+    """Draws `[count]` distinct clients, uniformly from those that have data.
 
-    Sampling without replacement, of a fixed number (McMahan et al. 2017, Algorithm 1);
-    in random order, so that which client plays which part of a cast is random too.
+    A fixed number is sampled without replacement (McMahan et al. 2017, Algorithm 1), in
+    random order, so that it is random, too, which part of a cast a client plays.
 
     Args:
-      round: >= 0.
+      number: of the round, >= 0.
       sizes: `[population]`, examples of each client.
       count: >= 1.
       seed: >= 0.
@@ -74,19 +74,19 @@ def clients_of(round: int, sizes: ArrayLike, count: int, seed: int) -> np.ndarra
             f"Expected count={count} >= 1, and at most {len(able)}: "
             f"so many clients have data."
         )
-    rng = np.random.default_rng([seed, round, _CLIENTS])
+    rng = np.random.default_rng([seed, number, _CLIENTS])
     return rng.choice(able, count, replace=False)
 
 
 def rows_of(
-    round: int,
+    number: int,
     partition: Sequence[ArrayLike],
     ids: ArrayLike,
     steps: int,
     batch_size: int,
     seed: int,
 ) -> np.ndarray:
-    """`[m, steps * batch_size]` row numbers: what each client trains on in a round.
+    """Draws what each client trains on in a round: rows `[m, steps * batch_size]`.
 
     Entries `i*b ... i*b + b - 1` are those of local step i: b of the client's examples
     without replacement, independently of the other steps, as accountants of sampled
@@ -97,7 +97,7 @@ def rows_of(
     takes part.
 
     Args:
-      round: >= 0.
+      number: of the round, >= 0.
       partition: the row numbers of every client.
       ids: `[m]`, clients that have data.
       steps: local steps, >= 1.
@@ -110,11 +110,11 @@ def rows_of(
     if steps < 1 or batch_size < 1:
         raise ValueError(f"Expected steps={steps} and batch_size={batch_size} >= 1.")
 
-    def one(client):
+    def one(client: int) -> np.ndarray:
         held = np.asarray(partition[client])
         if not len(held):
             raise ValueError(f"Expected client {client} of ids={ids} to have data.")
-        rng = np.random.default_rng([seed, round, _ROWS, client])
+        rng = np.random.default_rng([seed, number, _ROWS, client])
         size = min(batch_size, len(held))
         draws = [rng.choice(held, size, replace=False) for _ in range(steps)]
         return np.concatenate([np.resize(draw, batch_size) for draw in draws])

@@ -21,7 +21,7 @@ Words = Update  # pytree with the update's structure and shapes, of uint32
 
 
 def encode(update: Update, share: jax.typing.ArrayLike, bits: int) -> Words:
-    """Fixed point, round(2^bits share u) modulo 2^32 (two's complement).
+    """Encodes in fixed point, round(2^bits share u) modulo 2^32 (two's complement).
 
     Values u are clipped to +-2^(30 - bits); then sums over clients whose shares add up
     to one do not wrap. A share of zero gives zero, whatever the update holds.
@@ -33,7 +33,7 @@ def encode(update: Update, share: jax.typing.ArrayLike, bits: int) -> Words:
     """
     share, limit = jnp.asarray(share, jnp.float32), 2.0 ** (30 - bits)
 
-    def one(leaf):
+    def one(leaf: jax.Array) -> jax.Array:
         clipped = jnp.clip(leaf.astype(jnp.float32), -limit, limit)
         fixed = jnp.where(share > 0, jnp.round(share * clipped * 2.0**bits), 0)
         return jax.lax.bitcast_convert_type(fixed.astype(jnp.int32), jnp.uint32)
@@ -42,9 +42,9 @@ def encode(update: Update, share: jax.typing.ArrayLike, bits: int) -> Words:
 
 
 def decode(words: Words, bits: int, like: Params) -> Update:
-    """The numbers that `encode` with share 1 made words of, in the dtypes of `like`."""
+    """Returns the numbers behind the words of a share of 1, in the dtypes of `like`."""
 
-    def one(leaf, pattern):
+    def one(leaf: jax.Array, pattern: jax.Array) -> jax.Array:
         fixed = jax.lax.bitcast_convert_type(leaf, jnp.int32)
         return (fixed.astype(jnp.float32) * 2.0**-bits).astype(pattern.dtype)
 
@@ -52,26 +52,26 @@ def decode(words: Words, bits: int, like: Params) -> Update:
 
 
 def masked(
-    words: Words, key: Key, client: jax.typing.ArrayLike, count: int | jax.Array
+    key: Key, words: Words, client: jax.typing.ArrayLike, count: int | jax.Array
 ) -> Words:
-    """What one client sends: its words plus its masks, modulo 2^32.
+    """Returns what one client sends: its words plus its masks, modulo 2^32.
 
     Alone (`count` 1) a client has no mask. Takes time linear in `count`, and the memory
     of one mask.
 
     Args:
-      words: see `encode`.
       key: of the round, the same for all clients; not consumed.
+      words: see `encode`.
       client: `[]` int, in [0, count).
       count: clients of the round.
     """
 
-    def add(other, words):
+    def add(other: jax.Array, words: Words) -> Words:
         low, high = jnp.minimum(client, other), jnp.maximum(client, other)
         seed = jax.random.fold_in(jax.random.fold_in(key, low), high)
         stream = optax.tree.random_like(seed, words, jax.random.bits)
 
-        def one(word, bits):
+        def one(word: jax.Array, bits: jax.Array) -> jax.Array:
             signed = jnp.where(client < other, bits, -bits)  # -b is 2^32 - b
             return word + jnp.where(client == other, jnp.uint32(0), signed)
 
@@ -81,12 +81,12 @@ def masked(
 
 
 def total(words: Words) -> Words:
-    """The sum over the leading axis, modulo 2^32: all that the server computes."""
+    """Sums over the leading axis, modulo 2^32: all that the server computes."""
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=jnp.uint32), words)
 
 
 def secure_mean(bits: int = 24) -> Aggregator:
-    """The weighted mean by encoded, masked and summed updates.
+    """Makes an aggregator that sums encoded and masked updates to their weighted mean.
 
     Equal to `mean` within (m + 1) / 2^(bits + 1) plus float32's rounding, for m clients
     with values of at most 2^(30 - bits); larger ones are clipped. What the server may
@@ -107,8 +107,8 @@ def secure_mean(bits: int = 24) -> Aggregator:
         shares = weights / jnp.where(summed > 0, summed, 1)
         count = len(shares)
 
-        def send(update, share, client):
-            return masked(encode(update, share, bits), seen.key, client, count)
+        def send(update: Update, share: jax.Array, client: jax.Array) -> Words:
+            return masked(seen.key, encode(update, share, bits), client, count)
 
         sent = jax.vmap(send)(seen.updates, shares, jnp.arange(count))
         return decode(total(sent), bits, seen.params)

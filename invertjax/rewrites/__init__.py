@@ -1,4 +1,4 @@
-"""A traced loss, rewritten: the same numbers faster, or a smoother network."""
+"""Rewrites of a traced loss: the same numbers faster, or a smoother network."""
 
 from invertjax.rewrites import convolutions as convolutions
 from invertjax.rewrites import smoothing as smoothing

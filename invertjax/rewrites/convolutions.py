@@ -41,16 +41,13 @@ _rewritten_bodies: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictiona
 
 
 def preferred() -> bool:
-    """True where matrix products are the faster default: on the CPU backend.
+    """Says whether matrix products are the faster default: on CPUs they are.
 
-    A default by platform, from measurements: on two CPU cores, a step of gradient
+    This is from measurements: on two CPU cores, a step of gradient
     matching through five 3x3 convolutions on 32x32 images takes 4 (one image), 9 (a
     batch of 8) or 7 times (8 restarts) as long with XLA's own. Other
-    backends were not measured and keep theirs. It is only a default: measure your
-    model, and call `as_matrix_products` or not, as you find.
-
-    Returns:
-      Whether `jax.default_backend()` is "cpu".
+    backends were not measured and keep theirs. It is only a default: measure your own
+    model, and call `as_matrix_products` or not.
     """
     return jax.default_backend() == "cpu"
 
@@ -105,7 +102,7 @@ def conv_general_dilated(
     padding: str | Sequence[tuple[int, int]],
     **params: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, as a matrix product.
+    """Computes `lax.conv_general_dilated` as a matrix product.
 
         out[n, p, o] = sum_{k, c} padded[n, stride p + dilation k, c] rhs[k, c, o]
 
@@ -193,7 +190,7 @@ def _covered(eqn: core.JaxprEqn) -> bool:
 
 
 def _matrix_product_eqns(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
-    """The equations of the matrix product, reading and writing `eqn`'s variables."""
+    """Returns the equations of the product, reading and writing `eqn`'s variables."""
     params = {k: v for k, v in eqn.params.items() if k != "out_sharding"}
     # Tracing from the avals keeps weak types and varying mesh axes.
     product = jax.make_jaxpr(functools.partial(_product, **params))(
@@ -218,7 +215,15 @@ def _matrix_product_eqns(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
     ]
 
 
-def _product(lhs, rhs, *, dimension_numbers, padding, lhs_dilation, **params):
+def _product(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    *,
+    dimension_numbers: lax.ConvDimensionNumbers,
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    **params: Any,
+) -> jax.Array:
     """Brings any layout to channel-last and back; `lax.transpose` skips identities."""
     lhs_spec, rhs_spec, out_spec = dimension_numbers
     lhs = lax.transpose(lhs, (lhs_spec[0], *lhs_spec[2:], lhs_spec[1]))
@@ -235,8 +240,15 @@ def _product(lhs, rhs, *, dimension_numbers, padding, lhs_dilation, **params):
     return lax.transpose(out, [axes.index(axis) for axis in range(out.ndim)])
 
 
-def _grouped(lhs, rhs, *, feature_group_count, batch_group_count, **params):
-    """`lhs` is `[N, *spatial, C]`, padded; `rhs` is `[*kernel, C / groups, O]`."""
+def _grouped(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    *,
+    feature_group_count: int,
+    batch_group_count: int,
+    **params: Any,
+) -> jax.Array:
+    """Convolves `lhs`, `[N, *spatial, C]`, by `rhs`, `[*kernel, C / groups, O]`."""
     ungrouped = functools.partial(_ungrouped, **params)
     groups = feature_group_count * batch_group_count  # One of them is 1.
     if groups == 1:
@@ -248,14 +260,19 @@ def _grouped(lhs, rhs, *, feature_group_count, batch_group_count, **params):
     return out.reshape(*out.shape[:-2], -1)
 
 
-def _split(array, axis, groups):
+def _split(array: jax.Array, axis: int, groups: int) -> jax.Array:
     shape = array.shape
     return array.reshape(*shape[:axis], groups, -1, *shape[axis + 1 :])
 
 
 def _ungrouped(
-    lhs, rhs, *, window_strides, rhs_dilation, precision, preferred_element_type
-):
+    lhs: jax.Array,
+    rhs: jax.Array,
+    *,
+    window_strides: Sequence[int],
+    rhs_dilation: Sequence[int],
+    **params: Any,
+) -> jax.Array:
     # One dimension after the other takes kh + kw slices instead of kh * kw; last
     # dimension first, so that the features come in the order of the kernel's rows.
     for axis in reversed(range(1, lhs.ndim - 1)):
@@ -265,12 +282,13 @@ def _ungrouped(
         lhs,
         rhs.reshape(-1, rhs.shape[-1]),
         (((lhs.ndim - 1,), (0,)), ((), ())),
-        precision=precision,
-        preferred_element_type=preferred_element_type,
+        **params,
     )
 
 
-def _windows(lhs, axis, size, stride, dilation):
+def _windows(
+    lhs: jax.Array, axis: int, size: int, stride: int, dilation: int
+) -> jax.Array:
     """Moves the `size` inputs of each window along `axis` to the last dimension."""
     if size == stride == 1:
         return lhs

@@ -1,4 +1,4 @@
-"""ReLU made smooth, in any model, unmodified: a homotopy for second-order attacks.
+"""Smooth activations for ReLU, in any model: a homotopy for second-order attacks.
 
 The gradient of a ReLU network jumps wherever a unit turns on or off, and least squares
 stops at the jumps. With softplus(s x) / s in the place of every relu it is smooth, and
@@ -10,7 +10,7 @@ Smoothing Functions", section 2).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ from jax.extend import core
 _CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"})
 
 
-def softened(fun: Callable[..., Any], sharpness: float | jax.Array):
+def softened(
+    fun: Callable[..., Any], sharpness: float | jax.Array
+) -> Callable[..., Any]:
     """Computes `fun` with softplus(s x) / s in the place of every relu.
 
     Each call traces `fun` and replaces `jax.nn.relu` and `jnp.maximum(x, 0)`, also
@@ -48,30 +50,35 @@ def softened(fun: Callable[..., Any], sharpness: float | jax.Array):
 
 
 def has_relu(fun: Callable[..., Any], *args: Any) -> bool:
-    """Whether `softened` finds anything to replace in `fun(*args)`.
+    """Says whether `softened` finds anything to replace in `fun(*args)`.
 
     The arguments may be `jax.ShapeDtypeStruct`s: nothing is computed.
     """
     return _contains_relu(jax.make_jaxpr(fun)(*args).jaxpr)
 
 
-def _softplus(sharpness):
+def _softplus(sharpness: float | jax.Array) -> Callable[[jax.Array], jax.Array]:
     sharp = jnp.isinf(sharpness)
     scale = jnp.where(sharp, 1.0, jnp.asarray(sharpness))  # infinity times zero is NaN
 
-    def activation(x):
+    def activation(x: jax.Array) -> jax.Array:
         s = scale.astype(x.dtype)
         return jnp.where(sharp, jax.nn.relu(x), jax.nn.softplus(s * x) / s)
 
     return activation
 
 
-def _evaluate(jaxpr, consts, args, activation):
-    """The jaxpr's values, with `activation` for its relus."""
+def _evaluate(
+    jaxpr: core.Jaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    activation: Callable[[jax.Array], jax.Array],
+) -> list[Any]:
+    """Returns the values of the jaxpr, with `activation` for its relus."""
     values = dict(zip(jaxpr.constvars, consts, strict=True))
     values |= dict(zip(jaxpr.invars, args, strict=True))
 
-    def read(atom):
+    def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for eqn in jaxpr.eqns:
@@ -87,22 +94,22 @@ def _evaluate(jaxpr, consts, args, activation):
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _bind(eqn, given):
+def _bind(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
     params = eqn.primitive.get_bind_params(eqn.params)
-    # Before jax 0.8 they came after the functions that are called.
+    # Before jax 0.8 the params came after the functions that are called.
     functions, params = params if isinstance(params, tuple) else ((), params)
     found = eqn.primitive.bind(*functions, *given, **params)
     return found if eqn.primitive.multiple_results else [found]
 
 
-def _contains_relu(jaxpr):
+def _contains_relu(jaxpr: core.Jaxpr) -> bool:
     return any(
         _is_relu(eqn) or (eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)))
         for eqn in jaxpr.eqns
     )
 
 
-def _is_relu(eqn):
+def _is_relu(eqn: core.JaxprEqn) -> bool:
     if eqn.primitive.name == "custom_jvp_call":  # as `jax.nn.relu` is
         body = _open(eqn.params["call_jaxpr"])
         while len(body.eqns) == 1 and body.eqns[0].primitive.name in _CALLS:
@@ -111,27 +118,28 @@ def _is_relu(eqn):
     return _is_maximum_with_zero(eqn)
 
 
-def _is_maximum_with_zero(eqn):
-    floats = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
+def _is_maximum_with_zero(eqn: core.JaxprEqn) -> bool:
+    aval: Any = eqn.outvars[0].aval
+    floats = jnp.issubdtype(aval.dtype, jnp.floating)
     if eqn.primitive.name != "max" or not floats:
         return False
     literals = [atom.val for atom in eqn.invars if isinstance(atom, core.Literal)]
     return len(literals) == 1 and np.ndim(literals[0]) == 0 and literals[0] == 0
 
 
-def _operand(eqn):
-    """Which input of a relu is not the zero."""
+def _operand(eqn: core.JaxprEqn) -> int:
+    """Returns which input of a relu is not the zero."""
     return [isinstance(atom, core.Literal) for atom in eqn.invars].index(False)
 
 
-def _open(jaxpr):
+def _open(jaxpr: Any) -> core.Jaxpr:
     return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
 
 
-def _body(eqn):
+def _body(eqn: core.JaxprEqn) -> core.Jaxpr:
     return _open(eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"])
 
 
-def _consts(eqn):
+def _consts(eqn: core.JaxprEqn) -> Sequence[Any]:
     jaxpr = eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"]
     return jaxpr.consts if isinstance(jaxpr, core.ClosedJaxpr) else ()

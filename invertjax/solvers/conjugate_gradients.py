@@ -1,7 +1,7 @@
 """Conjugate gradients for systems that are only known by their products."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Solution(NamedTuple):
-    """A step, the iterations it took, whether they were enough."""
+    """A step, the iterations that it took, and whether they were enough."""
 
     step: jax.Array
     used: jax.Array
@@ -26,8 +26,8 @@ def conjugate_gradients(
 ) -> Solution:
     """Solves `product(x) = right` for a symmetric positive definite product.
 
-    Hestenes and Stiefel (1952). Starts at zero: what it has after its budget is a
-    descent step of the quadratic.
+    Hestenes and Stiefel (1952). It starts at zero, so that it has a descent step of the
+    quadratic even where its budget ends it.
 
     Args:
       product: `[d] -> [d]`.
@@ -38,12 +38,12 @@ def conjugate_gradients(
     """
     enough = tolerance * jnp.linalg.norm(right)
 
-    def going(carry):
+    def going(carry: Any) -> jax.Array:
         n, _, residual, _, inner = carry
         norm = jnp.linalg.norm(residual)
         return (n < iterations) & (norm > enough) & jnp.isfinite(inner)
 
-    def iterate(carry):
+    def iterate(carry: Any) -> Any:
         n, x, residual, direction, inner = carry
         image = product(direction)
         length = inner / dot(direction, image)
@@ -61,5 +61,5 @@ def conjugate_gradients(
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Of two vectors, in full precision."""
+    """Returns the inner product of two vectors, in full precision."""
     return jnp.vdot(a, b, precision=HIGHEST)

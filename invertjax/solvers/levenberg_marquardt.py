@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from invertjax.base import Point
 from invertjax.distances import squared_norm
 from invertjax.solvers.conjugate_gradients import Solution, conjugate_gradients, dot
 
-LEAST = 1e-12  # damping; below it float64 sees no difference either
-HOPELESS = 1e4  # damping; a step is then too short to tell from none
+LEAST = 1e-12  # damping; less makes no difference, not even in float64
+HOPELESS = 1e4  # damping; with more, a step is too short to matter
 ACCEPTED = 0.1  # share of the predicted decrease that a step must achieve
 
 
@@ -69,20 +70,19 @@ def levenberg_marquardt(
     tolerance: float = 1e-3,
     trials: int = 8,
 ) -> optax.GradientTransformationExtraArgs:
-    """Levenberg-Marquardt on whatever `residual_fn` says the residual is.
+    """Makes an optimiser of Levenberg-Marquardt steps on the residual it is given.
 
-    `update` wants the extra arguments `value` `[]` and `value_fn` `z -> []` (the
+    `update` takes the extra arguments `value` `[]` and `value_fn` `z -> []` (the
     objective), `residual_fn` `z -> pytree` (the objective's curvature is that of half
     its sum of squares; its gradient need not be), and `project` `z -> z`. It returns
     the step after projection, or zero if none of its trials decreased the objective.
 
-    Args:
-      damping: at the start, relative to the mean diagonal of J^T J.
-      iterations: of conjugate gradients in a trial without J^T J; two products each.
-      preconditioned: of conjugate gradients in a trial with it.
-      dense: unknowns up to which J^T J may be computed: d^2 numbers and about d
-        iterations' work.
-      cheap: steps at the start that do without it all the same.
+    Args: damping: at the start, relative to the mean diagonal of J^T J. iterations: of
+      conjugate gradients in a trial without J^T J; two products each. preconditioned:
+      of conjugate gradients in a trial with it. dense: the most unknowns d for which
+      J^T J may be computed, which takes d^2 numbers
+        and the work of about d iterations.
+      cheap: steps at the start that do without it even then.
       columns: of J^T J at once.
       tolerance: conjugate gradients stop at this share of the gradient's norm.
       trials: dampings in a step; each is eight times the last.
@@ -94,7 +94,7 @@ def levenberg_marquardt(
         tolerance=tolerance,
     )
 
-    def init(params):
+    def init(params: Point) -> State:
         flat, _ = ravel_pytree(params)
         side = flat.size
         return State(
@@ -106,7 +106,9 @@ def levenberg_marquardt(
             stalled=jnp.array(False),
         )
 
-    def update(updates, state, params=None, **given):
+    def update(
+        updates: Point, state: Any, params: Point | None = None, **given: Any
+    ) -> tuple[Point, State]:
         flat, unravel = ravel_pytree(params)
         residual_fn, gradient = given["residual_fn"], ravel_pytree(updates)[0]
         problem = _linearised(residual_fn, flat, unravel, gradient)
@@ -121,7 +123,7 @@ def levenberg_marquardt(
             )
             known = known | ~first.solved
 
-        def trial(carry):
+        def trial(carry: Any) -> Any:
             n, damp, _, _, spent = carry
             step, used, _ = _unless_done(
                 n, first, lambda: solve(problem, gram, known, damp)
@@ -148,13 +150,20 @@ def levenberg_marquardt(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _unless_done(n, first, solve):
+def _unless_done(
+    n: jax.Array, first: Solution | None, solve: Callable[[], Solution]
+) -> Solution:
     if first is None:
         return solve()
     return jax.lax.cond((n == 0) & first.solved, lambda: first, solve)
 
 
-def _linearised(residual_fn, flat, unravel, gradient):
+def _linearised(
+    residual_fn: Callable[[Point], Any],
+    flat: jax.Array,
+    unravel: Callable[[jax.Array], Point],
+    gradient: jax.Array,
+) -> _Problem:
     _, push = jax.linearize(lambda v: residual_fn(unravel(v)), flat)
     pull = jax.linear_transpose(push, flat)
     # The expectation over random signs of |J signs|^2 is the trace of J^T J.
@@ -163,20 +172,29 @@ def _linearised(residual_fn, flat, unravel, gradient):
     return _Problem(push, lambda v: pull(push(v))[0], gradient, scale)
 
 
-def _gram(product, flat, columns):
+def _gram(product: Callable, flat: jax.Array, columns: int) -> jax.Array:
     unit = jnp.eye(flat.size, dtype=flat.dtype)
     gram = jax.lax.map(product, unit, batch_size=min(columns, flat.size))
     return 0.5 * (gram + gram.T)
 
 
-def _solve(problem, gram, known, damp, *, iterations, preconditioned, tolerance):
-    """The step, the iterations it took, and whether they were enough."""
+def _solve(
+    problem: _Problem,
+    gram: jax.Array | None,
+    known: jax.Array,
+    damp: jax.Array,
+    *,
+    iterations: int,
+    preconditioned: int,
+    tolerance: float,
+) -> Solution:
+    """Solves for the step under a damping."""
     shift = damp * problem.scale
 
-    def damped(v):
+    def damped(v: jax.Array) -> jax.Array:
         return problem.product(v) + shift * v
 
-    def plain():
+    def plain() -> Solution:
         return conjugate_gradients(
             damped, -problem.gradient, lambda v: v, iterations, tolerance
         )
@@ -185,12 +203,12 @@ def _solve(problem, gram, known, damp, *, iterations, preconditioned, tolerance)
         step, used, _ = plain()
         return Solution(step, used, jnp.array(True))
 
-    def with_gram():
+    def with_gram() -> Solution:
         factor = jnp.linalg.cholesky(
             gram + shift * jnp.eye(len(gram), dtype=gram.dtype)
         )
 
-        def precondition(v):
+        def precondition(v: jax.Array) -> jax.Array:
             return jax.scipy.linalg.cho_solve((factor, True), v)
 
         return conjugate_gradients(
@@ -200,13 +218,13 @@ def _solve(problem, gram, known, damp, *, iterations, preconditioned, tolerance)
     return jax.lax.cond(known, with_gram, plain)
 
 
-def _predicted(problem, step):
-    """The decrease of the model; NaN where it is none."""
+def _predicted(problem: _Problem, step: jax.Array) -> jax.Array:
+    """Returns the decrease that the model predicts; NaN if it predicts none."""
     found = -dot(problem.gradient, step) - 0.5 * squared_norm(problem.push(step))
     return jnp.where(found > 0, found, jnp.nan)
 
 
-def _relaxed(damp, ratio):
+def _relaxed(damp: jax.Array, ratio: jax.Array) -> jax.Array:
     factor = jnp.select(
         [ratio > 0.75, ratio > 0.5, ratio > 0.25], [0.05, 0.2, 1.0], 4.0
     )

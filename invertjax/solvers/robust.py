@@ -8,6 +8,7 @@ Welsch 1977, "Robust Regression Using Iteratively Reweighted Least-Squares").
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,8 @@ def polish(
 ) -> Point:
     """Takes `steps` steps, whether they lessen the objective or not.
 
-    Every unit that turns on or off makes the residual jump: on the way to the right
-    units it grows. An iterate that is not finite is not taken.
+    Every unit that turns on or off makes the residual jump, so that it may grow on the
+    way to the right units. A step to an iterate that is not finite is not taken.
 
     Args:
       residual_fn: `z -> pytree`.
@@ -45,10 +46,10 @@ def polish(
     """
     start, unravel = ravel_pytree(z)
 
-    def residual(v):
+    def residual(v: jax.Array) -> jax.Array:
         return ravel_pytree(residual_fn(unravel(v)))[0]
 
-    def step(_, flat):
+    def step(_: Any, flat: jax.Array) -> jax.Array:
         here, push = jax.linearize(residual, flat)
         pull = jax.linear_transpose(push, flat)
         weight = _weight(here, width)
@@ -56,7 +57,7 @@ def polish(
         signs = jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype)
         shift = damping * jnp.sum(weight * push(signs) ** 2) / flat.size
 
-        def product(v):
+        def product(v: jax.Array) -> jax.Array:
             return pull(weight * push(v))[0] + shift * v
 
         right = -pull(weight * here)[0]
@@ -67,15 +68,18 @@ def polish(
     return unravel(jax.lax.fori_loop(0, steps, step, start))
 
 
-def tail(residual) -> jax.Array:
-    """mean(|r|)^2 / mean(r^2): 0.64 if Gaussian, near 0 if a few are all; 1 if zero."""
+def tail(residual: Any) -> jax.Array:
+    """Returns mean(|r|)^2 / mean(r^2): 2/pi if Gaussian, 1 if zero.
+
+    It is near 0 where a few coordinates make the whole residual.
+    """
     flat, _ = ravel_pytree(residual)
     square = jnp.mean(flat**2)
     share = jnp.mean(jnp.abs(flat)) ** 2 / jnp.where(square > 0, square, 1)
     return jnp.where(square > 0, share, 1.0)
 
 
-def _weight(residual, width):
+def _weight(residual: jax.Array, width: float) -> jax.Array:
     scale = width * jnp.sqrt(jnp.mean(residual**2))
     scale = jnp.maximum(scale, jnp.finfo(residual.dtype).tiny ** 0.5)
     return scale / jnp.hypot(residual, scale)

@@ -66,6 +66,26 @@ def test_joint_labels_decode_to_probabilities():
     np.testing.assert_array_equal(label.argmax(1), z["logits"].argmax(1))
 
 
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        candidates.pixels(SHAPE, num_classes=4),
+        candidates.pixels(SHAPE, jnp.array([0, 1])),
+    ],
+    ids=["joint", "known"],
+)
+def test_other_labels_take_the_place_of_those_of_the_candidate(candidate):
+    other = candidates.with_labels(candidates.box(candidate), jnp.array([3, 2]))
+    key = jax.random.key(0)
+    z = other.project(other.init(key))
+    assert set(z) == {"image"} == set(candidates.shapes(other))
+    own = candidate.init(jax.random.clone(key))["image"]
+    np.testing.assert_array_equal(z["image"], own.clip(0, 1))
+    batch = other.decode(z)
+    np.testing.assert_array_equal(batch["image"], z["image"])
+    np.testing.assert_array_equal(batch["label"], [3, 2])
+
+
 def test_box_projects_the_image_alone():
     free = candidates.pixels((1, 1, 3, 1), num_classes=2)
     z = {"image": jnp.array([-0.5, 0.25, 1.5]).reshape(1, 1, 3, 1)}

@@ -115,7 +115,7 @@ def test_layers_are_found_in_the_tree_of_any_framework(framework):
     client, update, batch, guess = observed(framework)
     sizes = [leaf.size for leaf in jax.tree.leaves(update)]
     assert sorted(sizes) == [toy.CLASSES, HIDDEN, HIDDEN * toy.CLASSES, INPUTS * HIDDEN]
-    attack = attacks.auto(client, update, guess, SHAPE)
+    attack = attacks.auto(client, update, guess)
     assert attack.steps == 0
     image = attack.init(jax.random.key(2))["image"]
     np.testing.assert_allclose(image, batch["image"], atol=1e-5)
@@ -127,7 +127,7 @@ def test_gradient_matching_through_any_framework(framework):
     attack = attacks.inverting_gradients(
         client, update, guess, steps=400, total_variation=0.0
     )
-    result = invertjax.invert(attack, jax.random.key(2))
+    result = invertjax.invert(jax.random.key(2), attack)
     assert result.loss < 1e-3 * result.losses[0]
     np.testing.assert_allclose(result.batch["image"], batch["image"], atol=0.02)
 

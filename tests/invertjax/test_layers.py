@@ -45,9 +45,21 @@ def test_first_and_last_go_by_size_not_by_order():
     assert layers.last(params, 6, path="layers/1").path == "layers/1"
 
 
+def test_the_last_layer_is_the_one_that_no_other_can_follow():
+    assert layers.last(_params()).path == "a_head"
+    assert layers.last(_params(), path="layers/0").path == "layers/0"
+    square = {"kernel": jnp.zeros((6, 6))}
+    first = _params()["layers"][0]
+    assert layers.last({"only": square}).path == "only"
+    assert layers.last({"b": first, "a": square}).path == "a"
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda p: layers.last({**p, "b_head": p["a_head"]}), "'a_head'.*'b_head'"),
+        (lambda p: layers.last({"a": p["layers"][1], "b": p["layers"][1]}), "'a'.*'b'"),
+        (lambda p: layers.last({}), r"path=.* the dense layers \[\] is the last"),
         (lambda p: layers.first(p, 6), r"'layers/1' \(6, 6\).*choose one with path="),
         (lambda p: layers.last(p, 6), r"'layers/0' \(8, 6\), 'layers/1'.*path="),
         (lambda p: layers.last(p, 10), r"num_classes=10 .*'a_head' \(6, 3\)"),

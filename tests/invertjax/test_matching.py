@@ -98,8 +98,9 @@ def test_a_trial_that_is_not_finite_stops_alone():
     np.testing.assert_array_equal(results.stopped[jnp.array(dead)], Stop.NON_FINITE)
     np.testing.assert_array_equal(results.stopped[jnp.array(alive)], Stop.BUDGET)
     np.testing.assert_array_equal(results.steps, [40, 1, 0, 40])
-    # Of curvature 1/2: the root of twice the rounding of -1.
-    np.testing.assert_allclose(results.batch[jnp.array(alive)], 1, atol=1e-3)
+    # The value is -1 + (z - 1)^2 / 4, from terms of 1 and 2: what rounds by 2.4e-7
+    # cannot tell z from 1 within 1e-3, whichever iterate is called the best.
+    np.testing.assert_allclose(results.batch[jnp.array(alive)], 1, atol=5e-3)
     # What the stopped ones had: the start with its loss, and nothing at all.
     np.testing.assert_allclose(results.batch[1], 3)
     np.testing.assert_allclose(results.loss[1], 3 - 2 * np.sqrt(3), rtol=1e-5)

@@ -10,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+from absl import flags as absl_flags
 from jax.experimental.compilation_cache import compilation_cache
 
 import models
 from experiments import data
+from experiments.audit import prepare
+from experiments.audit import run as audit
 from experiments.reconstruct import __main__ as reconstruct
-from experiments.settings import flags as settings
+from experiments.settings import settings
 from invertjax import clients, losses
 from invertjax.cli import arrays as updates
-from invertjax.cli import command
+from invertjax.cli import defense_text
+from invertjax.driver import Cache
 
 FILES = {
     "config.json",
@@ -56,20 +59,42 @@ def run(*args: str) -> int:
 def run_script(script: Any, *args: str) -> int:
     """The exit code of any of them, a module of experiments."""
     cache = {"JAX_COMPILATION_CACHE_DIR": os.devnull}  # none of the user's
-    with flagsaver.flagsaver(), mock.patch.dict(os.environ, cache):
+    with mock.patch.dict(os.environ, cache):
         try:
-            return script.main(command.parse([script.__name__, *args]))
-        except SystemExit as stop:
-            return stop.code
+            return script.main([script.__name__, *args])
         finally:
             jax.config.update("jax_enable_x64", False)
 
 
-def parse(*args: str):
-    """The config that flags give, not yet checked."""
-    with flagsaver.flagsaver():
-        command.parse(["reconstruct", *args])
-        return settings.config_from_flags()
+def given(*args: str) -> dict[str, Any]:
+    """The settings that flags give, not yet checked."""
+    values = absl_flags.FlagValues()
+    settings.define(values)
+    values(["reconstruct", *args])
+    return settings.given(values)
+
+
+def resolved(**given: Any) -> settings.Settings:
+    """Settings in which defenses may be texts."""
+    if "defense" in given:
+        given["defense"] = tuple(map(defense_text.parse, given["defense"]))
+    return settings.resolve(given)
+
+
+def ready(*args: str) -> prepare.Ready:
+    """What such flags prepare."""
+    return prepared(settings.resolve(given(*args)))
+
+
+def prepared(chosen: settings.Settings, cache: Cache | None = None) -> prepare.Ready:
+    """What settings prepare."""
+    return audit.ready(chosen, cache=cache or Cache())
+
+
+def inputs(*args: str) -> Any:
+    """The images that such flags read."""
+    data, victim, _, clients, _, run = settings.resolve(given(*args))
+    return prepare.read(data, victim, clients, run, cache=Cache())
 
 
 def flags(settings: dict) -> list[str]:

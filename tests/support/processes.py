@@ -3,14 +3,16 @@
 import contextlib
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SECONDS = 30  # for the others to stop, as the README promises
+HANG_SECONDS = 1200  # so that a hang ends; no slow or busy machine takes as long
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +43,35 @@ def start(tmp_path_factory):
         yield started
 
 
+def signalled(name, function, files, count=1):
+    """In place of `-m` before a command: see `support.signalled`."""
+    return ("-m", "support.signalled", name, function, str(files), str(count))
+
+
 def address():
-    """Of a port that was free just now."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"localhost:{free.getsockname()[1]}"
+    """Returns localhost and a port that was free just now.
+
+    It is below those that systems hand out for connections: nobody gets it by chance
+    before the process that is told to use it.
+    """
+    for port in random.SystemRandom().sample(range(10_000, 32_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("localhost", port))
+            return f"localhost:{port}"
+    raise OSError("Of 100 ports none was free.")
+
+
+def wait_for(folder, pattern, *processes):
+    """Returns once a file in the folder matches, which these processes are to make."""
+    until = time.monotonic() + HANG_SECONDS
+    while not list(folder.glob(pattern)):
+        gone = [process for process in processes if process.poll() is not None]
+        assert not gone, ended(*gone)
+        assert time.monotonic() < until, f"there is no {pattern} in {folder}"
+        time.sleep(0.05)
 
 
 def ended(*processes):
     """Exit code, stdout and stderr of each."""
-    said = [process.communicate(timeout=4 * SECONDS) for process in processes]
+    said = [process.communicate(timeout=HANG_SECONDS) for process in processes]
     return [(p.returncode, *text) for p, text in zip(processes, said, strict=True)]

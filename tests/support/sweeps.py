@@ -1,19 +1,20 @@
 """Runs `python -m experiments.sweep` in this process, and reads what it leaves."""
 
 import pathlib
-import random
 import re
-import subprocess
-import time
 import tomllib
 
 import numpy as np
 import pandas as pd
+import pytest
 from pandas.testing import assert_frame_equal
 from PIL import Image
 
+import models
+from experiments.settings.settings import RULES, Settings
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import grid
+from models.mlp import MLP
 from support import cli
 
 SMALL = {
@@ -26,6 +27,21 @@ SMALL = {
 }
 
 
+@pytest.fixture
+def added_model(monkeypatch):
+    """The name of a model that was added by its row, as the docstring of `models` says;
+    with the same width it is the mlp."""
+    name = "three_layers"
+    row = MLP._replace(defaults=MLP.defaults._replace(width=24))
+    monkeypatch.setitem(models._ARCHITECTURES, name, row)
+    monkeypatch.setitem(models.DEFAULTS, name, row.defaults)
+    monkeypatch.setattr(models, "NAMES", (*models.NAMES, name))
+    # Else the names are read when the settings are imported.
+    rule = RULES["model"]._replace(one_of=models.NAMES)
+    monkeypatch.setitem(RULES, "model", rule)
+    return name
+
+
 def write(path: pathlib.Path, text: str) -> str:
     """A grid file of these settings, and small where it does not say; its `--grid`."""
     said = tomllib.loads(text)
@@ -35,7 +51,7 @@ def write(path: pathlib.Path, text: str) -> str:
     return f"--grid={file}"
 
 
-def cells(path: pathlib.Path, text: str):
+def cells(path: pathlib.Path, text: str) -> list[Settings]:
     """Those of such a file, resolved."""
     return grid.read(write(path, text).removeprefix("--grid=")).cells
 
@@ -90,13 +106,13 @@ def files(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kill(process: subprocess.Popen, folder: pathlib.Path, parts: int) -> None:
-    """With kill -9, a moment after so many parts of the table are there."""
-    until = time.monotonic() + 60
-    while len(list(folder.glob("part-*"))) < parts:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.2))
-    process.kill()
-    process.communicate()
+def counted(monkeypatch) -> list:
+    """The combinations of a grid that are made, as they are made."""
+    made, resolve = [], grid.resolve
+
+    def count(given):
+        made.append(given)
+        return resolve(given)
+
+    monkeypatch.setattr(grid, "resolve", count)
+    return made

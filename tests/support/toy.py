@@ -22,16 +22,23 @@ def init(seed, inputs=36, hidden=8):
 
 
 def apply(params, images):
-    flat = images.reshape(len(images), -1)
-    hidden = jnp.tanh(dense(params["first"], flat))
-    return dense(params["last"], hidden)
+    return _logits(params, _hidden(params, images))
 
 
 def dense(layer, x):
     return x @ layer["kernel"] + layer["bias"][None]
 
 
+def _hidden(params, images):
+    return jnp.tanh(dense(params["first"], images.reshape(len(images), -1)))
+
+
+def _logits(params, hidden):
+    return dense(params["last"], hidden)
+
+
 loss_fn = losses.classification(apply)
+BLOCKS = (_hidden, _logits)
 
 
 def batch(seed, size=1, shape=SHAPE, label=2):

@@ -15,12 +15,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from support import cli
 
 from experiments import data, demo
-from experiments.audit import attacking
-from experiments.audit import run as audit
-from experiments.settings import config
 from invertjax import driver
+from invertjax.auditing import Watch, programs, run
+from invertjax.driver import Cache
 from invertjax.rewrites import convolutions
 
 DIR = os.environ.get("TFDS_DATA_DIR")
@@ -31,13 +31,11 @@ pytestmark = pytest.mark.slow
 def _summary(**settings):
     if not DIR:
         pytest.skip("needs CIFAR-10: TFDS_DATA_DIR is not set")
-    raw = config.Config(dataset="cifar10", data_dir=DIR, null_control=False, **settings)
-    resolved = config.resolve(raw)
-    jax.config.update("jax_enable_x64", resolved.x64)
+    jax.config.update("jax_enable_x64", settings.get("x64", False))
     try:
-        prepared = audit.prepare(resolved, audit.read(resolved))
-        rows = []
-        audit.run(prepared, on_row=lambda row, batch: rows.append(row))
+        ready, rows = _ready(null_control=False, **settings), []
+        watch = Watch(update=lambda row, batch: rows.append(row))
+        run.attack(ready.keys, ready.prepared, watch=watch, cache=Cache())
     finally:
         jax.config.update("jax_enable_x64", False)
     psnr = np.array([np.mean(row["psnr"]) for row in rows])
@@ -86,14 +84,12 @@ def test_full_runs_agree_in_the_mean(monkeypatch):
     """One by one, side by side under vmap, and with XLA's own convolutions: signed
     steps amplify rounding, so that single runs part, and their mean must not."""
     settings = dict(attack="inverting_gradients", model="cnn", targets=8, steps=500)
-    resolved, sources = _read(
-        config.Config(dataset="cifar10", data_dir=DIR, **settings)
-    )
     means = []
     for width, preferred in ((1, True), (8, True), (1, False)):
         monkeypatch.setattr(convolutions, "preferred", lambda p=preferred: p)
-        stage = audit.prepare(resolved, sources).scene
-        make = attacking.maker(resolved, stage, resolved.attack)
+        prepared = _ready(**settings).prepared
+        stage = prepared.situation
+        make = programs.maker(stage, prepared.plan)
         keys = jax.random.split(jax.random.key(1), (8, 1))
         program = driver.build(make, stage.shared, stage.trials, keys, width=width)
         found = driver.best(
@@ -133,11 +129,9 @@ def test_simulating_local_steps_beats_one_gradient():
 
 
 def test_idlg_reads_every_single_label():
-    settings = dict(attack="idlg", targets=200, steps=1)
-    raw = config.Config(dataset="cifar10", data_dir=DIR, **settings)
-    prepared = audit.prepare(*_read(raw))
-    truth = prepared.scene.truth["label"]
-    assert np.array_equal(prepared.scene.trials["label"], truth)
+    ready = _ready(attack="idlg", targets=200, steps=1)
+    stage = ready.prepared.situation
+    assert np.array_equal(stage.trials["label"], stage.truth["label"])
 
 
 @pytest.mark.parametrize(
@@ -145,9 +139,7 @@ def test_idlg_reads_every_single_label():
     [(8, 0, 0.95), (32, 0, 0.95), (128, 0, 0.95), (32, 300, 0.85)],
 )
 def test_label_counts(batch_size, train_steps, bar):
-    raw = config.Config(
-        dataset="cifar10",
-        data_dir=DIR,
+    ready = _ready(
         model="cnn",
         labels="inferred",
         batch_size=batch_size,
@@ -155,41 +147,43 @@ def test_label_counts(batch_size, train_steps, bar):
         train_steps=train_steps,
         attack="inverting_gradients",
     )
-    prepared = audit.prepare(*_read(raw))
-    truth, found = prepared.scene.truth["label"], prepared.scene.trials["label"]
+    stage = ready.prepared.situation
+    truth, found = stage.truth["label"], stage.trials["label"]
     assert found.shape == truth.shape
     recalls = [
         np.minimum(np.bincount(t, minlength=10), np.bincount(f, minlength=10)).sum()
         / batch_size
         for t, f in zip(truth, found, strict=True)
     ]
-    print(raw.batch_size, raw.train_steps, np.mean(recalls), np.min(recalls))
+    print(batch_size, train_steps, np.mean(recalls), np.min(recalls))
     assert np.mean(recalls) >= bar
 
 
 def test_training_reaches_what_such_a_network_should():
     """300 steps of batch 64 on CIFAR-10 leave a small network well above chance."""
-    raw = config.Config(dataset="cifar10", data_dir=DIR, model="cnn", train_steps=300)
-    resolved, sources = _read(raw)
-    assert audit.prepare(resolved, sources).notes["train_accuracy"] > 0.3
-    assert data.check("cifar10", "train", DIR) == len(sources.public.images)
+    ready = _ready(model="cnn", train_steps=300)
+    assert ready.facts["train_accuracy"] > 0.3
+    args = ("--dataset=cifar10", f"--data_dir={DIR}", "--train_steps=300")
+    public = cli.inputs(*args).public.images
+    assert data.check("cifar10", "train", DIR) == len(public)
 
 
 def test_demo_shows_photographs_and_what_destroys_them():
     scores = {}
     demo.run(600, 0, lambda progress: None, lambda *done: scores.update([done[:2]]))
-    psnr = [np.array(scores[setting]["psnr"]) for setting in demo.SETTINGS]
+    rows = [scores[setting].report.rows[0] for setting in demo.SETTINGS]
+    psnr = [np.array(row["psnr"]) for row in rows]
     print([(s.title, p.round(1)) for s, p in zip(demo.SETTINGS, psnr, strict=True)])
     assert np.sum(psnr[0] >= 20) >= 3
     assert psnr[-1].max() < 15  # the strongest defense shown
     assert psnr[3].mean() > psnr[2].mean() + 3  # pruning: known against unknown
 
 
-def _read(raw):
+def _ready(**settings):
     if not DIR:
         pytest.skip("needs CIFAR-10: TFDS_DATA_DIR is not set")
-    resolved = config.resolve(raw)
-    return resolved, audit.read(resolved)
+    chosen = cli.resolved(dataset="cifar10", data_dir=DIR, **settings)
+    return cli.prepared(chosen)
 
 
 def test_demo_shows_every_setting_with_several_devices(tmp_path):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from support import cli
 
-from experiments.audit import attacking, scene
-from experiments.audit import run as audit
-from experiments.settings import config, defense_flags, traced
+from experiments.settings import traced
+from invertjax import distances
+from invertjax.auditing import attackers, programs, situations
+from invertjax.auditing.observed import take
+from invertjax.cli import defense_text
+from invertjax.defenses import protection
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
@@ -17,34 +20,15 @@ SMALL += ("--attack=inverting_gradients", "--targets=2", "--steps=3")
 PAIR = (*SMALL, "--batch_size=2")
 
 
-def _prepared(*args):
-    resolved = config.resolve(cli.parse(*args))
-    return audit.prepare(resolved, audit.read(resolved))
-
-
 def _distance_at_the_truth(*args):
     """Of what an attacker simulates from what he observed, at the true batch."""
-    ready = _prepared(*args)
-    stage, name = ready.scene, ready.attack
-    trial = scene.row(stage.trials, 0)
-    seen = []
-
-    def recipe(now):
-        seen.append(now)
-        return attacking.attacks.inverting_gradients(
-            now.client, now.observed, now.candidate, steps=1
-        )
-
-    before = attacking.RECIPES[name]
-    attacking.RECIPES[name] = recipe
-    try:
-        attacking.maker(ready.config, stage, name)(stage.shared, trial)
-    finally:
-        attacking.RECIPES[name] = before
-    (now,) = seen
-    truth = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stage.truth)
-    distance = now.adapted(attacking.distances.cosine)
-    return float(distance(now.client(truth), now.observed))
+    prepared = cli.ready(*args).prepared
+    stage, row = prepared.situation, prepared.plan.row
+    trial, truth = take(stage.trials, 0), take(stage.truth, 0)
+    share = programs.share_of(stage, row, trial)
+    target = situations.with_numbers(stage.target, trial["numbers"]["target"])
+    distance = situations.adapted(target, stage.threat, distances.cosine)
+    return float(distance(share(truth), trial["update"]))
 
 
 @pytest.mark.parametrize(
@@ -74,34 +58,36 @@ def test_every_defense_of_the_client_runs_from_the_command_line(tmp_path):
 
 def test_an_attacker_who_knows_looks_for_what_the_network_drew():
     for defense, name, size in (("precode:4", "noise", 4), ("dropout:0.5", "kept", 9)):
-        ready = _prepared(*PAIR, f"--defense={defense}", "--defense_known")
-        trial = scene.row(ready.scene.trials, 0)
-        make = attacking.maker(ready.config, ready.scene, ready.attack)
-        state = make(ready.scene.shared, trial).init(jax.random.key(0))
+        args = (*PAIR, f"--defense={defense}", "--defense_known")
+        prepared = cli.ready(*args).prepared
+        stage = prepared.situation
+        make = programs.maker(stage, prepared.plan)
+        state = make(stage.shared, take(stage.trials, 0)).init(jax.random.key(0))
         assert state.z[name].shape == (2, size)
 
 
 def test_a_bottleneck_is_part_of_the_network_for_all_attackers():
     for known in ("--defense_known", "--nodefense_known"):
-        ready = _prepared(*PAIR, "--defense=precode:4", known)
-        tree = scene.row(ready.scene.trials["update"], 0)
-        assert {*tree} == {"model", "bottleneck"}
-        attacked = traced.as_attacked(ready.config)
-        assert attacked.defense == ("precode:4",)
+        stage = cli.ready(*PAIR, "--defense=precode:4", known).prepared.situation
+        assert {*stage.trials["update"]} == {"model", "bottleneck"}
+        (kept,) = stage.target.protections
+        assert kept.name == "precode" and kept.value == 4
 
 
 def test_posterior_knows_the_noise_of_the_update():
-    settings = config.resolve(
-        cli.parse(*PAIR, "--attack=posterior", "--defense=dp_sgd:0.6,3")
+    chosen = cli.resolved(
+        attack="posterior", defense=("dp_sgd:0.6,3",), batch_size=2, model="mlp"
     )
-    assert settings.defense_known
-    specs = defense_flags.specs(settings.defense)
-    # z C / B
-    assert defense_flags.noise_scale(specs, settings) == pytest.approx(0.6 * 3 / 2)
-    assert defense_flags.noise_kind(specs) == "gaussian"
-    laplace = defense_flags.specs(("laplace:0.2",))
-    assert defense_flags.noise_kind(laplace) == "laplace"
-    assert defense_flags.noise_scale(laplace, settings) == 0.2
+    assert chosen.attack.defense_known
+    private = protection.noise(chosen.clients.defense)
+    training = protection.Training(images=2)
+    # z C / B; after local steps of rate r, r sqrt(steps) times that.
+    assert private.law == "gaussian"
+    assert private.noise_scale(training) == pytest.approx(0.6 * 3 / 2)
+    local = protection.Training(images=2, steps=4, learning_rate=0.5)
+    assert private.noise_scale(local) == pytest.approx(0.5 * 2 * 0.6 * 3 / 2)
+    laplace = protection.noise([defense_text.parse("laplace:0.2")])
+    assert laplace.law == "laplace" and laplace.noise_scale(training) == 0.2
 
 
 @pytest.mark.parametrize(
@@ -136,16 +122,32 @@ def test_two_defenses_of_the_network_are_refused(capsys):
 
 def test_numbers_are_arrays_and_texts_are_part_of_the_program():
     def program(*defense):
-        settings = config.resolve(config.Config(defense=defense, defense_known=True))
-        return traced.without(settings)
+        chosen = cli.resolved(defense=defense, defense_known=True)
+        return traced.without_numbers(chosen)
 
     assert program("dp_sgd:1,2") == program("dp_sgd:.5")
     assert program("soteria:.5") == program("soteria:.8")
     assert program("mixup:2") != program("mixup:4")
     assert program("ats:3-1-7") != program("ats:43-18-18")
-    settings = config.resolve(config.Config(defense=("dp_sgd:1,2", "mixup:2")))
-    found = traced.of(settings)["defense"]
+
+    def target(*texts):
+        known = tuple(map(defense_text.parse, texts))
+        return situations.Target(None, (1, 8, 8, 3), protection.Parts(10), None, known)
+
+    one, other = target("dp_sgd:1,2", "mixup:2"), target("dp_sgd:.5", "mixup:2")
+    assert situations.without_numbers(one) == situations.without_numbers(other)
+    found = situations.numbers(one)["protections"]
     np.testing.assert_array_equal(found[0], [1, 2])
     assert found[1] is None
-    (private, mixed) = traced.put(settings, {"defense": (jnp.ones(2), None)}).defense
+    told = {"learning_rate": None, "protections": (jnp.ones(2), None)}
+    private, mixed = situations.with_numbers(one, told).protections
     assert mixed.value == 2 and private.value.shape == (2,)
+
+
+def test_numbers_of_an_attack_are_arrays_unless_they_choose_the_program():
+    row = attackers.GAUSS_NEWTON
+    assert row.split({"total_variation": 0.0}) == ({"total_variation": 0.0}, {})
+    assert row.split({"total_variation": None}) == ({"total_variation": None}, {})
+    assert row.split({"total_variation": 0.1}) == ({}, {"total_variation": 0.1})
+    other = attackers.INVERTING_GRADIENTS
+    assert other.split({"total_variation": 0.0}) == ({}, {"total_variation": 0.0})

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 from support import cli
-from support.federations import ATTACK, ROUNDS, RUN, SMALL, run
+from support.federations import ATTACK, ROUNDS, RUN, SMALL, parsed, run
 
-from experiments.federate import __main__ as federate
 from experiments.federate import auditing, rounds, training
-from experiments.settings import federation, flags
-from invertjax.cli import arrays, command
+from invertjax import driver
+from invertjax.auditing import clients, observed, situations
+from invertjax.cli import arrays
+from invertjax.driver import Cache
 
 FILES = {"config.json", "metrics.jsonl", "summary.json", "state.npz", "federation.png"}
 
@@ -25,12 +25,8 @@ cheap_compilation = cli.cheap_compilation  # a fixture
 
 def trained(*args: str) -> training.Training:
     """What such flags prepare."""
-    with flagsaver.flagsaver():
-        command.parse(["federate", *args])
-        plan = federation.resolve(federate._federation())
-        return training.prepare(
-            federation.client(flags.config_from_flags(), plan), plan
-        )
+    (data, victim, _, of_clients, _, run), plan = parsed(*args)
+    return training.prepare(data, victim, of_clients, run, plan, cache=Cache())
 
 
 def state(folder: pathlib.Path) -> list[np.ndarray]:
@@ -81,6 +77,21 @@ def test_a_row_for_every_round_that_was_tested_or_attacked(whole):
     assert [row["round"] for row in summary["audits"]] == [3, 4]
 
 
+@pytest.mark.parametrize("sees", ["client", "mean"])
+def test_audits_of_one_kind_share_their_program(sees, monkeypatch, tmp_path):
+    original, built = driver.build, []
+
+    def build(*args, **options):
+        built.append(args)
+        return original(*args, **options)
+
+    monkeypatch.setattr(driver, "build", build)
+    args = (*SMALL, *ROUNDS, "--attack=inverting_gradients", "--steps=3")
+    args += ("--audit_rounds=0,1,4", f"--sees={sees}", f"--workdir={tmp_path}")
+    assert run(*args) == 0
+    assert len(rows(tmp_path)) == 4 and len(built) == 1
+
+
 def _interrupt_in(monkeypatch, module, name, call):
     """Ctrl-C in the given call, counted from 1, of a function."""
     original, calls = getattr(module, name), []
@@ -98,7 +109,7 @@ def _interrupt_in(monkeypatch, module, name, call):
     "module, name, call, done",
     [
         (rounds, "_dropped", 2, 2),  # at the end of round 1
-        (auditing.audit, "run", 1, 3),  # in the audit of round 3: it is done again
+        (auditing.run, "complete", 1, 3),  # in the audit of round 3: it is done again
     ],
 )
 def test_interrupted_and_resumed_is_as_uninterrupted(
@@ -167,26 +178,33 @@ NOISE = ("--defense=gaussian:0.1",)
 
 def _distance_at_the_truth(*args):
     """Of the simulated from the observed update, relative, where the guess is right."""
-    made = trained(*SMALL, *ATTACK, *ROUNDS, *args)
-    found, dataset = training.numbers.of(made.settings), training.dataset(made)
+    args = (*SMALL, *ATTACK, *ROUNDS, *args)
+    made, attack = trained(*args), parsed(*args)[0].attack
+    dataset = training.dataset(made)
     plan = jax.tree.map(lambda leaf: leaf[0], made.plan(range(1)))
     step = jax.jit(lambda *args: training.step(made, *args))
-    _, seen, _ = step(
-        found, training.start(made, found, made.victim.params), dataset, plan
-    )
+    _, seen, _ = step(training.numbers(made), training.start(made), dataset, plan)
     batch = jax.tree.map(lambda leaf: leaf[plan.rows], dataset)
-    stage, _ = auditing._prepared(made, seen, batch, np.arange(3), {})
-    shared = stage.scene.shared["params"]
-    simulate = jax.jit(stage.scene.simulate(stage.config))
-    misses = []
-    for i in range(stage.config.targets):
-        truth = jax.tree.map(lambda leaf, i=i: leaf[i], stage.scene.truth)
-        observed = jax.tree.map(lambda leaf, i=i: leaf[i], stage.scene.trials["update"])
-        guess = arrays.flat(simulate(shared, truth, jax.random.key(0)))
-        observed = arrays.flat(observed)
-        norm = max(np.linalg.norm(leaf) for leaf in observed.values())
-        misses += [np.linalg.norm(guess[k] - observed[k]) / norm for k in guess]
-    return max(misses)
+    _, ready = auditing.prepared_for(made, attack, seen, batch, cache=Cache())
+    return max(_misses(ready.situation, ready.plan.row.rule))
+
+
+def _misses(situation, rule):
+    """Of every layer of every trial."""
+
+    @jax.jit
+    def simulated(trial, truth):
+        target = situations.with_numbers(situation.target, trial["numbers"]["target"])
+        knows = situation.threat.protection_known
+        client = clients.simulated(target, knows=knows, rule=rule)
+        return client(situation.shared["params"], truth, jax.random.key(0))
+
+    for i in range(situation.updates):
+        trial = observed.take(situation.trials, i)
+        guess = arrays.flat(simulated(trial, observed.take(situation.truth, i)))
+        seen = arrays.flat(trial["update"])
+        norm = max(np.linalg.norm(leaf) for leaf in seen.values())
+        yield from (np.linalg.norm(guess[k] - seen[k]) / norm for k in guess)
 
 
 @pytest.mark.parametrize(
@@ -207,12 +225,12 @@ def test_the_attacker_simulates_what_the_server_saw(args, exact):
 
 
 def test_equal_weights_would_not_do_where_clients_differ(monkeypatch):
-    original = auditing.federated.averaged
+    original = clients.averaged
 
     def unweighted(client, count, weights):
         return original(client, count)
 
-    monkeypatch.setattr(auditing.federated, "averaged", unweighted)
+    monkeypatch.setattr(clients, "averaged", unweighted)
     assert _distance_at_the_truth(*SKEWED, *LOCAL) > 1e-2
 
 
@@ -247,24 +265,19 @@ def test_clients_without_data_never_take_part(tmp_path, capsys):
 
 def _not_finite(monkeypatch, classes):
     """Clients whose first image is of these classes share NaN."""
-    original = training.simulation.roles
+    original = clients.actual
 
-    def roles(*args):
-        made = original(*args)
+    def actual(target, rule=None):
+        honest = original(target, rule)
 
-        def client(config):
-            honest = made.client(config)
+        def share(params, batch, key):
+            update = honest(params, batch, key)
+            lost = jnp.isin(batch["label"][0], jnp.array(classes))
+            return jax.tree.map(lambda leaf: jnp.where(lost, jnp.nan, leaf), update)
 
-            def share(params, batch, key):
-                update = honest(params, batch, key)
-                lost = jnp.isin(batch["label"][0], jnp.array(classes))
-                return jax.tree.map(lambda leaf: jnp.where(lost, jnp.nan, leaf), update)
+        return share
 
-            return share
-
-        return made._replace(client=client)
-
-    monkeypatch.setattr(training.simulation, "roles", roles)
+    monkeypatch.setattr(clients, "actual", actual)
 
 
 def test_clients_that_share_nan_are_dropped_and_the_others_attacked(
@@ -274,7 +287,8 @@ def test_clients_that_share_nan_are_dropped_and_the_others_attacked(
     args = (*SMALL, *ATTACK, *ROUNDS, "--partition=by_class:1", "--audit_rounds=3,4")
     args += ("--nonull_control",)
     made = trained(*args)
-    of_one = {i for i, held in enumerate(made.partition) if made.data.labels[held[0]]}
+    labels = made.examples.labels
+    of_one = {i for i, held in enumerate(made.partition) if labels[held[0]]}
     drawn = [set(ids.tolist()) for ids in made.plan(range(5)).ids]
     assert len(of_one) == 3 and not any(ids <= of_one for ids in drawn)
     assert run(*args, f"--workdir={tmp_path}") == 0
@@ -304,7 +318,7 @@ def test_rounds_whose_clients_are_all_dropped_change_nothing(monkeypatch, tmp_pa
     assert summary["updates_dropped"] == 12 and summary["rounds_unchanged"] == 4
     made = trained(*RUN)
     for before, after in zip(
-        jax.tree.leaves(made.victim.params), state(tmp_path), strict=False
+        jax.tree.leaves(made.params), state(tmp_path), strict=False
     ):
         np.testing.assert_array_equal(before, after)
 

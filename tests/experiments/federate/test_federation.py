@@ -1,4 +1,4 @@
-"""Settings of a federation: what cannot be is refused at once, in one line."""
+"""What cannot be is refused at once, in one line; the server, and epsilon."""
 
 import json
 
@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from support import cli, federations
 
-from experiments.federate import epsilon
+from experiments.federate import epsilon, training
 from experiments.settings import federation
-from experiments.settings.config import Config
-from experiments.settings.federation import Federation
+from invertjax.cli import defense_text
 from invertjax.defenses import accounting
-
-LOCAL = dict(local_steps=2, local_batch=3)
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
@@ -118,63 +115,36 @@ def test_folders_that_cannot_take_the_run(tmp_path, capsys):
     assert federations.run(*args) == 2 and "cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "settings, sizes",
-    [
-        ({}, (2, None)),
-        (dict(batch_size=3), (3, None)),
-        (LOCAL, (6, 3)),
-        (dict(local_steps=2), (4, 2)),
-        (dict(local_steps=1, batch_size=5), (5, 5)),
-    ],
-)
-def test_a_client_uses_as_many_images_as_its_steps_take(settings, sizes):
-    plan = federation.resolve(Federation())
-    resolved = federation.client(Config(**settings), plan)
-    assert (resolved.batch_size, resolved.local_batch) == sizes
-    assert resolved.networks == "shared" and resolved.targets == 4
-    assert federation.client(Config(model="resnet18"), plan).norm == "group"
-
-
-def test_what_is_attacked():
-    plan = federation.resolve(Federation(participants=3, rounds=9))
-    assert plan.audit_rounds == (0, 9)
-    settings = federation.client(Config(**LOCAL), plan)
-    assert federation.attacked(settings, plan, 3).targets == 3
-    assert federation.attacked(settings, plan, 2).targets == 2
-    plan = federation.resolve(Federation(sees="mean", audit_rounds=(5, 0, 5)))
-    assert plan.audit_rounds == (0, 5)
-    settings = federation.client(Config(**LOCAL), plan)
-    attacked = federation.attacked(settings, plan, 4)
-    assert (attacked.targets, attacked.batch_size) == (1, 24)
-    assert (attacked.local_batch, attacked.local_steps) == (3, 2)
-
-
 @pytest.mark.parametrize("server, rate", [("fedavg", 1.0), ("fedadam", 0.01)])
 @pytest.mark.parametrize("given", [None, 0.3])
 def test_the_servers_first_step(server, rate, given):
     """Adam's first step is its rate, but for the tau of 1e-3."""
-    plan = federation.resolve(Federation(server=server, server_lr=given))
-    made = federation.server(plan, local_steps=1)
+    plan = federation.resolve({"server": server, "server_lr": given})
+    made = training.server(plan, local_steps=1)
     update = np.full(2, 10.0)
     step, _ = made.update(update, made.init(update), update)
     size = (rate if given is None else given) * (10 if server == "fedavg" else 1)
     np.testing.assert_allclose(step, -size, rtol=2e-4)
     if server == "fedavg" and given is None:  # gradients
-        step, _ = federation.server(plan, 0).update(update, made.init(update), update)
+        step, _ = training.server(plan, 0).update(update, made.init(update), update)
         np.testing.assert_allclose(step, -0.5)
+
+
+def _defended(*texts, **given):
+    """Settings of clients with such defenses, and of the run."""
+    defense = tuple(map(defense_text.parse, texts))
+    plan = federation.resolve({"clients": 3, "participants": 2})
+    found = federation.of_clients({"defense": defense, **given}, plan)
+    return found.clients, found.run
 
 
 def test_epsilon_is_that_of_the_client_with_most_to_lose():
     """Ten rounds of two of five clients; two local steps of batches of two."""
-    plan = federation.resolve(Federation(clients=3, participants=2))
-    defense = ("dp_sgd:1.5", "clip:1")
-    settings = Config(defense=defense, local_steps=2, local_batch=2)
-    settings = federation.client(settings, plan)
+    clients, run = _defended("dp_sgd:1.5", "clip:1", local_steps=2, local_batch=2)
     sizes = [9, 4, 0, 17, 6, 5]
     partition = [np.arange(size) for size in sizes]
-    epsilon.check(settings, partition)
-    spent = epsilon.epsilon(settings, partition, 2, 10)
+    epsilon.check(clients, partition)
+    spent = epsilon.epsilon(clients, run, partition, 2, 10)
     draws = [
         set(epsilon.federated.clients_of(r, sizes, 2, 0).tolist()) for r in range(10)
     ]
@@ -184,10 +154,10 @@ def test_epsilon_is_that_of_the_client_with_most_to_lose():
         1.5, steps=2 * most, delta=1e-5, batch_size=2, examples=4
     )
     assert spent == {"epsilon": expected, "delta": 1e-5} and 0 < expected < 100
-    assert epsilon.epsilon(settings, partition, 2, 0)["epsilon"] == 0
-    silent = federation.client(Config(defense=("dp_sgd:0",)), plan)
-    assert epsilon.epsilon(silent, partition, 2, 1)["epsilon"] is None
-    assert epsilon.epsilon(federation.client(Config(), plan), partition, 2, 1) == {}
+    assert epsilon.epsilon(clients, run, partition, 2, 0)["epsilon"] == 0
+    silent = _defended("dp_sgd:0")
+    assert epsilon.epsilon(*silent, partition, 2, 1)["epsilon"] is None
+    assert epsilon.epsilon(*_defended(), partition, 2, 1) == {}
 
 
 def test_epsilon_is_in_rows_and_summary(tmp_path, capsys):

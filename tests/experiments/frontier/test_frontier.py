@@ -1,18 +1,19 @@
 """What is cheapest: Pareto fronts, attackers who are added, a frontier end to end."""
 
-import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from support import cli
 
-from experiments.audit import run as audit
+from experiments.audit import prepare
 from experiments.frontier import __main__ as frontier
-from experiments.frontier import accuracy as protection
+from experiments.frontier import accuracy, attackers
 from experiments.frontier import run as frontier_run
 from experiments.frontier import table as frontier_table
-from experiments.settings import config
+from experiments.settings import federation, settings
+from invertjax.cli import run_folder
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
@@ -51,27 +52,60 @@ def folder(tmp_path_factory, cheap_compilation):
     return path
 
 
-def _cells(*defenses):
-    return [config.resolve(config.Config(defense=d)) for d in defenses]
+def cells(*defenses, **given):
+    given = {"attack": "inverting_gradients", **given}
+    return [cli.resolved(**given, defense=defense) for defense in defenses]
 
 
 def test_attackers_who_know_are_added_where_that_helps():
-    cells = _cells((), ("gaussian:1",), ("prune:.9",), ("dp_sgd:1",))
+    every = cells((), ("gaussian:1",), ("prune:.9",), ("dp_sgd:1",), ("sign",))
     found = [
-        [(cell.attack, cell.defense_known) for cell in protection.adaptive(one)]
-        for one in cells
+        [(one.attack.attack, one.attack.defense_known) for one in adaptive]
+        for adaptive in map(attackers.adaptive, every)
     ]
-    known, posterior = ("auto", True), ("posterior", True)
-    assert found == [[], [posterior], [known], [posterior]]
+    known, posterior = ("inverting_gradients", True), ("posterior", True)
+    assert found == [[], [posterior], [known], [posterior], []]
+
+
+def test_attackers_who_know_have_what_the_others_have():
+    (cell,) = cells(("gaussian:1",), attack_lr=0.5, steps=7, restarts=2, seed=3)
+    (found,) = attackers.adaptive(cell)
+    differ = {"attack": "posterior", "defense_known": True, "total_variation": None}
+    assert settings.flat(found) == settings.flat(cell) | differ
+    # What the attack of the cell has no number for is as the other attack has it.
+    (cell,) = cells(("gaussian:1",), attack="gauss_newton")
+    (found,) = attackers.adaptive(cell)
+    assert (found.attack.attack_lr, found.attack.total_variation) == (0.02, None)
 
 
 def test_a_training_depends_on_nothing_that_the_attacker_does():
-    (cell,) = _cells(("dp_sgd:1",))
-    others = [cell, *protection.adaptive(cell)]
-    assert len(others) == 2 and len({*map(protection.trained, others)}) == 1
-    (other,) = _cells(("dp_sgd:2",))
-    assert protection.trained(other) != protection.trained(cell)
-    assert [len(cells) for cells in protection.plan([cell, other])] == [2]
+    (cell,) = cells(("dp_sgd:1",))
+    same = dict(targets=9, train_steps=3, steps=5, attack="idlg", model="cnn")
+    others = [cell, *attackers.adaptive(cell), *cells(("dp_sgd:1",), **same)]
+    assert len(others) == 3 and len({*map(accuracy.setup_of, others)}) == 1
+    plan, names = federation.resolve({}), set()
+    for other in (
+        cell,
+        *cells(("dp_sgd:2",), ()),
+        *cells(("dp_sgd:1",), seed=1),
+        *cells(("dp_sgd:1",), width=9),
+        *cells(("dp_sgd:1",), split="train"),
+    ):
+        names.add(accuracy.name_of(accuracy.setup_of(other), plan))
+    assert len(names) == 6
+    longer = federation.resolve({"rounds": 7})
+    assert accuracy.name_of(accuracy.setup_of(cell), longer) not in names
+
+
+def test_trainings_that_differ_in_numbers_share_a_program():
+    local = dict(local_steps=2, local_lr=0.1)
+    together = cells(("dp_sgd:1",), ("dp_sgd:2",), **local)
+    together += cells(("dp_sgd:1",), **local, seed=1)
+    together += cells(("dp_sgd:1",), **local | {"local_lr": 0.2})
+    apart = cells((), ("prune:.9",), **local) + cells(("dp_sgd:1",), local_steps=3)
+    apart += cells(("dp_sgd:1",), **local, split="train")  # its images are others
+    found = [len(kind) for kind in accuracy.plan([*together, *apart])]
+    assert found == [4, 1, 1, 1, 1]
 
 
 def test_pareto():
@@ -129,16 +163,56 @@ def test_given_again_nothing_runs_twice(folder, capsys, monkeypatch):
     def again(*args, **options):
         pytest.fail("done again")
 
-    monkeypatch.setattr(protection, "accuracies", again)
-    monkeypatch.setattr(audit, "prepare", again)  # of labels and of attacks
+    monkeypatch.setattr(accuracy, "accuracies", again)
+    monkeypatch.setattr(prepare, "simulated", again)  # of labels and of attacks
     assert run(written(folder), f"--workdir={folder / 'run'}") == 0
     assert "Written" in capsys.readouterr().out
 
 
-def test_a_training_that_was_cut_off_is_done_again(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps({"training": "a"}) + '\n{"training": "b", "acc')
-    assert [row["training"] for row in frontier_run.rows(file)] == ["a"]
+def _cut_in_its_last_row(file):
+    """As after a kill while the row was appended; returns the rows before it."""
+    *before, last = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(before) + last[: len(last) // 2])
+    return run_folder.read_rows(file)
+
+
+def test_a_training_that_was_cut_off_is_done_again(folder, tmp_path, monkeypatch):
+    """And once it is, the command goes on as often as one likes."""
+    again = tmp_path / "run"
+    shutil.copytree(folder / "run", again)
+    expected = pd.read_csv(again / "frontier.csv")
+    for name in (frontier_run.TRAININGS, frontier_run.LABELS):
+        before = run_folder.read_rows(again / name)
+        assert _cut_in_its_last_row(again / name) == before[:-1]
+    for _ in range(2):
+        assert run(written(folder), f"--workdir={again}") == 0
+        pd.testing.assert_frame_equal(pd.read_csv(again / "frontier.csv"), expected)
+        monkeypatch.setattr(accuracy, "accuracies", None)  # it is all there
+
+
+def test_a_folder_whose_trainings_have_other_names_goes_on(folder, tmp_path):
+    """As former versions called them: they are done again, and nothing else is."""
+    again = tmp_path / "run"
+    shutil.copytree(folder / "run", again)
+    file = again / frontier_run.TRAININGS
+    rows = run_folder.read_rows(file)
+    file.unlink()
+    former = [{**row, "training": f"former {i}"} for i, row in enumerate(rows)]
+    run_folder.append_rows(file, former)
+    before = _parts(again)
+    expected = pd.read_csv(again / "frontier.csv")
+    assert run(written(folder), f"--workdir={again}") == 0
+    pd.testing.assert_frame_equal(pd.read_csv(again / "frontier.csv"), expected)
+    added = run_folder.read_rows(file)[len(rows) :]
+    by_name = {row["training"]: row for row in rows}
+    assert {row["training"]: row for row in added} == by_name
+    assert _parts(again) == before
+
+
+def _parts(folder):
+    """When each part of the table of attacks was written."""
+    files = (folder / frontier_run.ATTACKS).glob("part-*")
+    return {file.name: file.stat().st_mtime_ns for file in files}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +224,13 @@ def test_a_training_that_was_cut_off_is_done_again(tmp_path):
         ('attack = "inverting_gradients"', 'attack = "posterior"', "posterior"),
         ("{prune = [0.5, 0.9]}", "{prune = [1.5]}", "prune:1.5"),
         ("steps = 200", "steps = 200\ndefense_known = true", "defense_known"),
+        (
+            'defense = ["none", ',
+            "defense_known = true\ndefense = [",
+            "defense_known = True: expected none",
+        ),
+        ('model = "mlp"', 'model = "resnet20"', "norm = batch, of --model=resnet20"),
+        ('attack = "inverting_gradients"', "", "attack = auto"),
     ],
 )
 def test_wrong_plans_are_refused_before_anything_is_read(
@@ -167,5 +248,15 @@ def test_another_federation_does_not_go_into_the_same_folder(folder, capsys):
     plan = written(folder, SMALL.replace("rounds = 4", "rounds = 5"))
     assert run(plan, f"--workdir={folder / 'run'}") == 2
     assert "another federation" in capsys.readouterr().err
-    assert run(plan, "--threshold=0") == 2
-    assert "--threshold=0" in capsys.readouterr().err
+    for wrong in ("0", "160", "nan"):
+        assert run(plan, f"--threshold={wrong}") == 2
+        assert f"--threshold={wrong}: expected dB" in capsys.readouterr().err
+
+
+def test_a_damaged_folder_is_refused_in_one_line(folder, tmp_path, capsys):
+    damaged = tmp_path / "run"
+    damaged.mkdir()
+    (damaged / frontier_run.FEDERATION).write_text('{"clients": ')
+    assert run(written(folder), f"--workdir={damaged}") == 2
+    error = capsys.readouterr().err
+    assert "federation.json cannot be read" in error and error.count("\n") == 1

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from support import cli
 
-from experiments.audit import attacking, report, simulation
-from experiments.audit import run as audit
-from experiments.settings import checks, config, defense_flags
-from experiments.settings.config import Config, resolve
+from invertjax import attacks
+from invertjax.auditing import attackers, clients, programs, run, situations
+from invertjax.cli import defense_text
 
 SMALL = ("--attack=gauss_newton", "--model=mlp", "--image_size=8", "--nonull_control")
 SMOOTH = (*SMALL, "--activation=tanh", "--width=24", "--targets=1")
@@ -19,11 +18,6 @@ RELU = (*SMALL, "--width=24", "--targets=1")
 LOCAL = ("--local_steps=2", "--batch_size=2", "--local_batch=1", "--local_lr=0.1")
 
 cheap_compilation = cli.cheap_compilation  # a fixture
-
-
-def _prepared(*args):
-    settings = config.resolve(cli.parse(*args))
-    return audit.prepare(settings, audit.read(settings))
 
 
 def _attacked(out, *args):
@@ -60,18 +54,18 @@ def made(monkeypatch):
     """`args -> (keywords of the library's attack, what it would return)`."""
 
     def make(*args):
-        prepared = _prepared(*args)
-        stage, seen = prepared.scene, {}
-        real = attacking.attacks.gauss_newton
+        prepared = cli.ready(*args).prepared
+        stage, seen = prepared.situation, {}
+        real = attacks.gauss_newton
 
         def spy(*args, **kwargs):
             seen.update(kwargs)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(attacking.attacks, "gauss_newton", spy)
-        make = attacking.maker(prepared.config, stage, prepared.attack)
+        monkeypatch.setattr(attacks, "gauss_newton", spy)
+        make = programs.maker(stage, prepared.plan)
         attack = make(stage.shared, jax.tree.map(lambda leaf: leaf[0], stage.trials))
-        monkeypatch.setattr(attacking.attacks, "gauss_newton", real)
+        monkeypatch.setattr(attacks, "gauss_newton", real)
         first = attack.init(jax.random.key(0))
         shapes = jax.eval_shape(lambda s: attack.result(attack.advance(s, 1)), first)
         return seen, first.z, shapes.batch
@@ -103,37 +97,37 @@ def test_labels_may_be_optimised_jointly(args, made):
 
 @pytest.mark.parametrize("local", [(), LOCAL])
 def test_what_is_smoothed_tends_to_the_client(local):
-    prepared = _prepared(*RELU, *local)
-    stage = prepared.scene
-    assert stage.soften is not None
-    row = jax.tree.map(lambda leaf: leaf[0], (stage.trials, stage.truth))
-    observed = row[0]["update"]
+    stage = cli.ready(*RELU, *local).prepared.situation
+    trial, batch = jax.tree.map(lambda leaf: leaf[0], (stage.trials, stage.truth))
+    target = situations.with_numbers(stage.target, trial["numbers"]["target"])
+    params = trial["params"]
+    soften = clients.softened(target, knows=False, params=params, batch=batch)
+    assert soften is not None
 
-    share = jax.jit(
-        simulation.softened(stage.soften, prepared.config, row[0]["params"])
-    )
+    @jax.jit
+    def share(batch, sharpness):
+        return soften(target, sharpness)(params, batch, jax.random.key(0))
 
     def miss(sharpness):
-        gaps = jax.tree.map(np.subtract, share(row[1], sharpness), observed)
+        gaps = jax.tree.map(np.subtract, share(batch, sharpness), trial["update"])
         return max(np.abs(leaf).max() for leaf in jax.tree.leaves(gaps))
 
     assert miss(8.0) > miss(128.0) > miss(np.inf)
     assert miss(np.inf) < 1e-5  # in float32, compiled otherwise
 
 
-def test_other_attacks_are_not_smoothed():
-    assert _prepared(*RELU, "--attack=inverting_gradients").scene.soften is None
-    assert _prepared(*SMOOTH).scene.soften is None
+def test_only_one_attack_is_smoothed():
+    rows = [row.name for row in attackers.ATTACKERS.values() if row.smooths]
+    assert rows == ["gauss_newton"]
 
 
 def test_steps_by_default():
-    def steps(**settings):
-        return resolve(Config(attack="gauss_newton", **settings)).steps
+    def steps(**given):
+        return cli.resolved(attack="gauss_newton", **given).attack.steps
 
     given: Any = dict(update="u", params="p", batch_size=1, image_shape=(8, 8, 3))
     assert steps() == steps(loss="m:f", num_classes=4, **given) == 50
     assert steps(model="cnn", steps=7) == 7
-    assert "gauss_newton" in checks.ATTACKS
 
 
 @pytest.mark.parametrize(
@@ -156,16 +150,17 @@ def test_bad_flags_are_refused(args, says, tmp_path, capsys):
 
 
 def test_noise_is_known_only_where_it_is_alone():
-    def noise(*texts):
-        return defense_flags.noise(defense_flags.specs(texts))
+    row = attackers.GAUSS_NEWTON
 
-    assert noise("gaussian:0.5") == 0.5
-    assert noise() == noise("gaussian:0.5", "sign") == noise("clip:1") == 0
-    known: Any = dict(defense=("gaussian:1",), defense_known=True)
-    settings = resolve(Config(attack="gauss_newton", **known))
+    def fits(*texts):
+        return row.adapts(list(map(defense_text.parse, texts))) is not None
+
+    assert fits("gaussian:0.5")
+    assert not fits() and not fits("gaussian:0.5", "sign") and not fits("clip:1")
+    noise = (*SMOOTH, "--defense=gaussian:1", "--defense_known")
     for attack, says in (("gauss_newton", "yes"), ("deep_leakage", "no")):
-        threats = report.threat_model(settings, attack)
-        assert threats["defense_adaptive"].startswith(says)
+        prepared = cli.ready(*noise, f"--attack={attack}").prepared
+        assert run.threats(prepared)["defense_adaptive"].startswith(says)
 
 
 @pytest.fixture
@@ -232,5 +227,5 @@ def test_the_recursion_alone(tmp_path):
 )
 def test_networks_without_blocks_are_refused(args, tmp_path, capsys):
     line = cli.refused(capsys, tmp_path / "run", *args)
-    for fragment in ("=recursive", args[0], "lenet"):
+    for fragment in ("=recursive", args[0], "without shortcuts"):
         assert fragment in line

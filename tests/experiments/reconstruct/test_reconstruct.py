@@ -1,36 +1,36 @@
 """The command line from end to end, on small victims and few steps."""
 
-import dataclasses
+import itertools
 import json
 import math
 import os
 import signal
-import subprocess
 import sys
-import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support import cli
+from support import cli, processes
 
 import models
 from experiments import data
-from experiments.audit import attacking, report, scene
-from experiments.audit import run as audit
-from experiments.settings import config
+from experiments.settings.settings import RULES
 from invertjax import metrics
+from invertjax.auditing import clients, controls, scores, situations
+from invertjax.auditing import programs as audited
 from invertjax.cli import arrays as updates
-from invertjax.cli import run_folder
+from invertjax.driver import programs
 
 # On 8x8 crops, nine units: each run compiles for seconds and computes for none.
 SMALL = ("--model=mlp", "--width=9", "--image_size=8")
 MATCHING = ("--attack=inverting_gradients", "--steps=3", *SMALL, "--targets=2")
 SHAPE = (8, 8, 3)
 KNOWN = "--defense_known"
+HOUR = 3600.0
 
-cheap_compilation = cli.cheap_compilation  # a fixture
+cheap_compilation, start = cli.cheap_compilation, processes.start  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,10 @@ def noisy(tmp_path_factory):
     """A finished run: two targets of two images, noise on the update."""
     out = tmp_path_factory.mktemp("runs") / "noisy"
     args = (*MATCHING, "--batch_size=2", "--defense=gaussian:0.01")
-    assert cli.run(*args, f"--workdir={out}") == 0
+    with pytest.MonkeyPatch.context() as patched:
+        hours = types.SimpleNamespace(perf_counter=itertools.count(0, HOUR).__next__)
+        patched.setattr(programs, "time", hours)  # the clock of compiling
+        assert cli.run(*args, f"--workdir={out}") == 0
     return args, out
 
 
@@ -77,7 +80,7 @@ def test_the_summary(noisy):
     ssim = np.mean([row["ssim"] for row in rows])
     assert summary["ssim_mean"] == pytest.approx(ssim)
     assert summary["label_recall"] == 1.0 and summary["failed"] == 0
-    assert summary["seconds_compile"] > summary["seconds_run"] > 0
+    assert summary["seconds_compile"] == HOUR > summary["seconds_run"] > 0
     assert summary["interrupted"] is False and isinstance(summary["verdict"], str)
     assert summary["threat_model"]["defense"] == ["gaussian:0.01"]
     assert _nulls(out).keys() == {"mean_image", "random_image", "shuffled_update"}
@@ -126,8 +129,8 @@ def _interrupt_after(monkeypatch, module, name):
     """Ctrl-C right after the first call of a function."""
     original, calls = getattr(module, name), []
 
-    def then_interrupt(*args):
-        value = original(*args)
+    def then_interrupt(*args, **options):
+        value = original(*args, **options)
         calls.append(name)
         if len(calls) == 1:
             signal.raise_signal(signal.SIGINT)
@@ -143,7 +146,7 @@ def test_an_interrupted_run_is_readable_and_resumes(
     out = tmp_path / "run"
     args = (*args, f"--workdir={out}")
     with monkeypatch.context() as patch:
-        _interrupt_after(patch, audit, "scored")  # the first of two targets is done
+        _interrupt_after(patch, scores, "scored")  # the first of two targets is done
         assert cli.run(*args) == 130
     assert "--resume" in capsys.readouterr().err
     assert {file.name for file in out.iterdir()} == cli.FILES
@@ -158,7 +161,9 @@ def test_an_interrupted_run_is_readable_and_resumes(
     assert "--resume" in cli.refused(capsys, out, *args)
 
     with monkeypatch.context() as patch:
-        _interrupt_after(patch, scene, "shuffled")  # all targets done, no control yet
+        _interrupt_after(
+            patch, controls, "shuffled"
+        )  # all targets done, no control yet
         assert cli.run(*args, "--resume") == 130
     assert cli.rows(out) == cli.rows(whole)
     assert cli.run(*args, "--resume") == 0
@@ -171,51 +176,37 @@ def test_an_interrupted_run_is_readable_and_resumes(
     assert "All 2 targets are done" in capsys.readouterr().out
 
 
-def _process(cache, *args):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.reconstruct", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-        },
-    )
+RECONSTRUCT = "experiments.reconstruct"
 
 
-def test_ctrl_c_in_a_terminal(tmp_path):
+def test_ctrl_c_in_a_terminal(start, tmp_path):
+    """After the first chunk, of one step."""
     out = tmp_path / "run"
     args = (*MATCHING, "--steps=100000", "--nonull_control", f"--workdir={out}")
-    process = _process(tmp_path / "cache", *args)
-    for _ in range(600):
-        if (out / "config.json").exists() or process.poll() is not None:
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and said.count("\n") == 1 and "--resume" in said
+    flush = f"{RECONSTRUCT}.keeping:Keeper.flush_in_time"
+    interrupted = processes.signalled("SIGINT", flush, out / "config.json")
+    process = start(*interrupted, RECONSTRUCT, *args)
+    ((code, _, said),) = processes.ended(process)
+    assert code == 130 and said.count("\n") == 1 and "--resume" in said
     assert {file.name for file in out.iterdir()} == cli.FILES
     (row,) = cli.rows(out)
     assert row["stopped"] == "interrupted" and 0 < row["steps"] < 100_000
     assert cli.arrays(out)["image"].shape == (1, 1, *SHAPE)
 
 
-def test_bad_input_in_a_terminal(tmp_path):
-    process = _process(tmp_path, "--attack=analytical", f"--workdir={tmp_path / 'run'}")
-    out, said = process.communicate(timeout=60)
-    assert process.returncode == 2 and out == "" and not (tmp_path / "run").exists()
+def test_bad_input_in_a_terminal(start, tmp_path):
+    args = ("--attack=analytical", f"--workdir={tmp_path / 'run'}")
+    ((code, out, said),) = processes.ended(start("-m", RECONSTRUCT, *args))
+    assert code == 2 and out == "" and not (tmp_path / "run").exists()
     assert said.startswith("error: --attack=analytical") and said.count("\n") == 1
 
 
-def test_help_in_a_terminal(tmp_path):
-    process = _process(tmp_path, "--helpshort")
-    out, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and said == ""
+def test_help_in_a_terminal(start):
+    ((code, out, said),) = processes.ended(start("-m", RECONSTRUCT, "--helpshort"))
+    assert code == 0 and said == ""
     assert out.startswith("Reconstructs batches from shared updates")
-    for field in dataclasses.fields(config.Config):
-        assert f"--{field.name}:" in out or f"--[no]{field.name}:" in out
+    for name in RULES:
+        assert f"--{name}:" in out or f"--[no]{name}:" in out
 
 
 def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
@@ -223,7 +214,7 @@ def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
     assert cli.run(*SMALL, "--targets=1", "--nonull_control", f"--workdir={out}") == 0
     summary = cli.summary(out)
     assert summary["attack"] == summary["threat_model"]["attack"] == "analytic"
-    assert 120 < summary["psnr_min"] <= report.CAP_DB
+    assert 120 < summary["psnr_min"] <= 160
     assert _nulls(out).keys() == {"mean_image", "random_image"}
     assert [row["steps"] for row in cli.rows(out)] == [0]
 
@@ -231,18 +222,17 @@ def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
 # Without attacking: what the client shares and what the attacker starts from.
 
 
-def _prepared(*args):
-    settings = config.resolve(cli.parse(*args))
-    return audit.prepare(settings, audit.read(settings))
+def _situation(*args):
+    return cli.ready(*args).prepared.situation
 
 
-def _distance_at_the_truth(prepared):
+def _distance_at_the_truth(stage):
     """Of the simulated from the observed update, relative, where the guess is right."""
-    stage = prepared.scene
     shared, trial = stage.shared, jax.tree.map(lambda leaf: leaf[0], stage.trials)
     batch = jax.tree.map(lambda leaf: leaf[0], stage.truth)
     params = trial.get("params", shared.get("params"))
-    share = jax.jit(stage.simulate(prepared.config))
+    target = situations.with_numbers(stage.target, trial["numbers"]["target"])
+    share = jax.jit(clients.simulated(target, knows=stage.threat.protection_known))
     guess = updates.flat(share(params, batch, jax.random.key(0)))
     observed = updates.flat(trial["update"])
     misses = [np.linalg.norm(guess[key] - observed[key]) for key in guess]
@@ -264,14 +254,14 @@ LOCAL += ("--local_steps=3", "--local_batch=2", "--local_lr=0.5")
 )
 def test_who_knows_the_local_steps_simulates_them(args, exact):
     """1e-5: both are float32, compiled alike."""
-    miss = _distance_at_the_truth(_prepared(*args))
+    miss = _distance_at_the_truth(_situation(*args))
     assert miss < 1e-5 if exact else miss > 1e-2
 
 
 def test_networks_are_seeded_target_by_target():
     stages = [
-        _prepared(*SMALL, "--targets=3", "--seed=5").scene,
-        _prepared(*SMALL, "--targets=3", "--seed=5", "--networks=shared").scene,
+        _situation(*SMALL, "--targets=3", "--seed=5"),
+        _situation(*SMALL, "--targets=3", "--seed=5", "--networks=shared"),
     ]
     net = models.build("mlp", image_shape=SHAPE, num_classes=8, width=9)
     key = jax.random.key(5)
@@ -286,14 +276,14 @@ def test_networks_are_seeded_target_by_target():
 
 
 def _allclose(a, b):
-    np.testing.assert_allclose(a, b, rtol=1e-6)  # compiled with and without jit
+    np.testing.assert_allclose(a, b, rtol=1e-5)  # compiled with and without jit
 
 
 @pytest.mark.parametrize("labels", ["known", "inferred", "joint"])
 def test_how_the_attacker_comes_by_the_labels(labels):
     """An untrained network on four classes: counting them needs no luck."""
     args = (*SMALL, "--attack=inverting_gradients", "--batch_size=4", "--targets=2")
-    stage = _prepared(*args, f"--labels={labels}").scene
+    stage = _situation(*args, f"--labels={labels}")
     truth = stage.truth["label"]
     if labels == "joint":
         assert "label" not in stage.trials
@@ -311,7 +301,7 @@ def test_how_the_attacker_comes_by_the_labels(labels):
 
 def _shared(*defenses):
     args = (*SMALL, "--targets=2", "--networks=shared", "--attack=inverting_gradients")
-    stage = _prepared(*args, *(f"--defense={text}" for text in defenses)).scene
+    stage = _situation(*args, *(f"--defense={text}" for text in defenses))
     return {key: leaf for key, leaf in updates.flat(stage.trials["update"]).items()}
 
 
@@ -325,7 +315,8 @@ def test_defenses_do_what_they_say():
     pruned = _shared("prune:0.75")[kernel]
     assert np.mean(pruned == 0, (1, 2)) == pytest.approx(0.75, abs=0.01)
     kept = pruned != 0
-    np.testing.assert_array_equal(pruned[kept], raw[kernel][kept])
+    # Two programs, and the largest quarter: no entry is small beside its terms.
+    np.testing.assert_allclose(pruned[kept], raw[kernel][kept], rtol=1e-4)
 
     assert set(np.unique(_shared("sign")[kernel])) <= {-1.0, 0.0, 1.0}
     assert len(np.unique(_shared("quantise:3")[kernel][0])) <= 7
@@ -355,22 +346,23 @@ def test_defenses_apply_in_order():
     ],
 )
 def test_auto_takes_the_closed_form_only_where_there_is_one(args, attack):
-    assert _prepared(*SMALL, "--targets=2", *args).attack == attack
+    ready = cli.ready(*SMALL, "--targets=2", *args)
+    assert ready.prepared.plan.row.name == attack
 
 
 @pytest.mark.parametrize("attack", ["inverting_gradients", "deep_leakage", "idlg"])
 def test_every_attack_can_know_of_defenses(attack):
     args = (*SMALL, f"--attack={attack}", "--steps=2", "--targets=1")
-    prepared = _prepared(*args, "--defense=clip:1", "--defense=prune:0.5", KNOWN)
-    make = attacking.maker(prepared.config, prepared.scene, prepared.attack)
-    stage = prepared.scene
+    prepared = cli.ready(*args, "--defense=clip:1", "--defense=prune:0.5", KNOWN)[1]
+    stage = prepared.situation
+    make = audited.maker(stage, prepared.plan)
     attack = make(stage.shared, jax.tree.map(lambda leaf: leaf[0], stage.trials))
     result = jax.eval_shape(
         lambda key: attack.result(attack.advance(attack.init(key), 1)),
         jax.random.key(0),
     )
     assert attack.steps == 2 and result.batch["image"].shape == (1, *SHAPE)
-    expected = (1, 8) if prepared.config.labels == "joint" else (1,)
+    expected = (1, 8) if stage.threat.labels == "joint" else (1,)
     assert result.batch["label"].shape == expected
 
 
@@ -378,15 +370,15 @@ def test_trained_victims_and_their_checkpoints(tmp_path, capsys):
     file = tmp_path / "net.safetensors"
     args = (*SMALL, "--attack=inverting_gradients", "--targets=1", "--steps=1")
     args += ("--train_steps=30", f"--checkpoint={file}")
-    trained = _prepared(*args)
-    assert trained.notes["trained_steps"] == 30
-    assert trained.notes["train_accuracy"] > 0.2  # of eight classes
-    loaded = _prepared(*args)
-    assert loaded.notes == {"checkpoint": str(file)}
+    trained = cli.ready(*args)
+    assert trained.facts["trained_steps"] == 30
+    assert trained.facts["train_accuracy"] > 0.2  # of eight classes
+    loaded = cli.ready(*args)
+    assert loaded.facts == {"checkpoint": str(file)}
     jax.tree.map(
         np.testing.assert_array_equal,
-        loaded.scene.shared["params"],
-        jax.device_get(trained.scene.shared["params"]),
+        loaded.prepared.situation.shared["params"],
+        jax.device_get(trained.prepared.situation.shared["params"]),
     )
     run = tmp_path / "run"
     assert "30" in cli.refused(capsys, run, *args, "--train_steps=31")
@@ -398,7 +390,7 @@ def test_trained_victims_and_their_checkpoints(tmp_path, capsys):
 
 def test_public_images_are_never_targets():
     args = ("--dataset=faces", "--split=train", "--batch_size=20", "--targets=2")
-    sources = audit.read(config.resolve(cli.parse(*args)))
+    sources = cli.inputs(*args)
     targets = {image.tobytes() for image in sources.truth["image"].reshape(40, -1)}
     public = {image.tobytes() for image in sources.public.images.reshape(110, -1)}
     assert len(targets) == 40 and not targets & public
@@ -458,18 +450,6 @@ def test_a_run_without_a_finite_trial_says_so(own_loss, tmp_path, capsys):
     assert np.all(np.isfinite(cli.arrays(out)["image"]))
 
 
-def test_a_folder_of_other_files_is_left_as_it_is(tmp_path):
-    """Only a run stands in the way of a run; --overwrite replaces its files alone."""
-    (tmp_path / "notes.txt").write_text("mine")
-    run_folder.check(str(tmp_path), {}, overwrite=False, resume=False)
-    for name in cli.FILES:
-        (tmp_path / name).write_text("old")
-    run_folder.open_(str(tmp_path), resume=True)
-    assert {file.name for file in tmp_path.iterdir()} == {*cli.FILES, "notes.txt"}
-    run_folder.open_(str(tmp_path), resume=False)
-    assert {file.name for file in tmp_path.iterdir()} == {"notes.txt"}
-
-
 def test_damaged_runs_are_not_resumed(noisy, tmp_path, capsys):
     args, whole = noisy
     for name in cli.FILES:
@@ -484,7 +464,7 @@ def test_damaged_runs_are_not_resumed(noisy, tmp_path, capsys):
 )
 def test_data_sets_of_tfds():
     args = ("--dataset=cifar10", "--model=mlp", "--targets=2", "--batch_size=3")
-    sources = audit.read(config.resolve(cli.parse(*args)))
+    sources = cli.inputs(*args)
     held = data.load("cifar10", "test", limit=6)
     images = sources.truth["image"].reshape(held.images.shape)
     np.testing.assert_array_equal(images, held.images)

@@ -65,8 +65,10 @@ def test_many_who_want_a_lease_at_once(tmp_path):
         (None, 90, True),  # killed before it was
     ],
 )
-def test_whose_lease_may_be_taken_over(mark, age, free, tmp_path):
-    file = tmp_path / "block"
+def test_whose_lease_may_be_taken_over(mark, age, free, tmp_path, monkeypatch):
+    """Ages are in seconds, of a clock that stands still."""
+    file, now = tmp_path / "block", time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     if mark is not None:
@@ -74,7 +76,7 @@ def test_whose_lease_may_be_taken_over(mark, age, free, tmp_path):
         host = mark.get("host", socket.gethostname())
         mark = json.dumps({"host": host, "pid": pid, "token": "theirs"})
     file.write_text(mark or "")
-    os.utime(file, (time.time() - age,) * 2)
+    os.utime(file, (now - age,) * 2)
     assert attempt(tmp_path) == free
     assert file.exists() != free
 

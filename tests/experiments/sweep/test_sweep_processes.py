@@ -73,7 +73,7 @@ def test_what_is_cut_short_goes_on_to_the_same_table(
         assert last.startswith("error: ")
         assert ("No space left" in last) == (code == 1)
         had.append(len(sweeps.table(folder)))
-        assert not list(folder.glob("_part-*"))
+        assert not list(folder.glob("_partial-*"))
         assert not any((folder / "_leases").iterdir())
     assert had == sorted(set(had)) and had[-1] < 27
     assert sweeps.run(flag, f"--workdir={folder}") == 0
@@ -147,17 +147,30 @@ def test_cells_that_fail_are_recorded_and_the_others_go_on(tmp_path, capsys):
     assert "6 of them failed" in capsys.readouterr().out
 
 
-def begin(start, flag, folder, **env):
-    return start("-m", "experiments.sweep", flag, f"--workdir={folder}", **env)
+def begin(start, flag, folder, *, run=("-m",), **env):
+    return start(*run, "experiments.sweep", flag, f"--workdir={folder}", **env)
+
+
+def before_a_part(name, folder, files, count=1):
+    """The `run` of a process that gets a signal before it writes part of the table."""
+    write = "experiments.sweep.table:write"
+    return processes.signalled(name, write, folder / files, count)
 
 
 @pytest.fixture(scope="module")
 def shared(start, several, tmp_path_factory):
-    """The folder of two processes of which one was killed."""
+    """The folder of two processes of which one was killed, in a block of its own.
+
+    It stops itself once the block is computed, until the other is done with one.
+    """
     path = tmp_path_factory.mktemp("shared") / "two"
-    killed, other = [begin(start, several[0], path) for _ in range(2)]
-    sweeps.kill(killed, path, 1)
-    done = ended(other)
+    stopped = before_a_part("SIGSTOP", path, "_leases/*")
+    killed = begin(start, several[0], path, run=stopped)
+    processes.wait_for(path, "_leases/*", killed)
+    other = begin(start, several[0], path)
+    processes.wait_for(path, "part-*", killed, other)
+    killed.kill()
+    done = ended(killed, other)[1:]
     assert [code for code, *_ in done] == [0], done
     return path
 
@@ -188,7 +201,10 @@ def test_eight_devices_compute_what_one_does(start, several, tmp_path):
 def test_what_is_killed_twice_goes_on_to_the_same_table(start, several, tmp_path):
     flag, whole = several
     for count in (1, 2):
-        sweeps.kill(begin(start, flag, tmp_path / "run"), tmp_path / "run", count)
+        killed = before_a_part("SIGKILL", tmp_path / "run", "part-*", count)
+        process = begin(start, flag, tmp_path / "run", run=killed)
+        ((code, *said),) = ended(process)
+        assert code == -signal.SIGKILL, said
     ((code, out, err),) = ended(begin(start, flag, tmp_path / "run"))
     assert code == 0, err
     assert "27 targets, 0 of them failed" in out
@@ -207,14 +223,14 @@ def test_two_processes_compute_what_one_does(start, several, tmp_path):
 @pytest.mark.parametrize("flag", ["--coordinator=h:1", "--resume"])
 def test_flags_of_other_commands_are_unknown(flag):
     """Here, experiments.reconstruct has defined them; in a sweep's process nobody."""
-    code = "import sys, experiments.sweep as s; s.commands.parse(sys.argv)"
+    code = "import sys, experiments.sweep.__main__ as s; sys.exit(s.main(sys.argv))"
     given = subprocess.run([sys.executable, "-c", code, flag], **PIPES)
     assert given.returncode == 2
     assert given.stderr.startswith("error: ") and given.stderr.count("\n") == 1
     assert flag.split("=")[0].strip("-") in given.stderr
 
 
-@pytest.mark.parametrize("there", ["_leases/", "_sweep.json.1"])
+@pytest.mark.parametrize("there", ["_leases/", "_partial-1"])
 def test_a_folder_that_another_process_is_just_making(there, several, tmp_path):
     """Or has been killed while making it."""
     folder = tmp_path / "run"

@@ -1,4 +1,7 @@
-"""Every attack by one table; then what each promises beside it."""
+"""Every attack by the rows of the attackers; then what each promises beside it."""
+
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +10,20 @@ import optax
 import pytest
 from support import toy
 
-from invertjax import attacks, candidates, clients, defenses, metrics
+from invertjax import attacks, candidates, clients, defenses, driver, metrics
 from invertjax.attacks.inverting_gradients import step_decay
+from invertjax.auditing import (
+    Target,
+    Threat,
+    attackers,
+    observed,
+    programs,
+    run,
+)
+from invertjax.auditing.keys import keys_of
 from invertjax.base import Stop
+from invertjax.defenses import protections
+from invertjax.defenses.protection import Parts
 
 SHAPE = (1, *toy.SHAPE)
 TWO = (2, *toy.SHAPE)
@@ -18,42 +32,6 @@ KEY = 5
 
 def known(label, shape=SHAPE):
     return candidates.pixels(shape, label, init=candidates.grey)
-
-
-# name: (make(client, observed, label), largest error of a pixel in [0, 1])
-ATTACKS = {
-    # Rounding of one division.
-    "analytic": (
-        lambda client, observed, label: attacks.analytic(
-            client, observed, known(label)
-        ),
-        1e-5,
-    ),
-    # The last learning rate is 2e-5; signed steps circle within a few of it.
-    "inverting_gradients": (
-        lambda client, observed, label: attacks.inverting_gradients(
-            client, observed, known(label), steps=500, total_variation=0.0
-        ),
-        2e-3,
-    ),
-    # L-BFGS ends where the squared distance, about 1e-8, rounds.
-    "deep_leakage": (
-        lambda client, observed, label: attacks.deep_leakage(
-            client,
-            observed,
-            candidates.pixels(SHAPE, num_classes=toy.CLASSES),
-            steps=100,
-            history=8,
-        ),
-        2e-3,
-    ),
-    "idlg": (
-        lambda client, observed, label: attacks.idlg(
-            client, observed, SHAPE, num_classes=toy.CLASSES, steps=100, history=8
-        ),
-        2e-3,
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,43 +43,84 @@ def error(result, batch):
     return float(jnp.abs(result.batch["image"] - batch["image"]).max())
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+def prepared(name, params, label):
+    """What the row of an attack makes of one toy update, as an audit prepares it."""
+    row, cache = attackers.ATTACKERS[name], driver.Cache()
+    batches = jax.tree.map(lambda leaf: leaf[None], toy.batch(label, label=label))
+    # Of noise as small as this nothing is left to see.
+    noise = (protections.of("gaussian", 1e-6),) if row.noise else ()
+    target = Target(
+        toy.loss_fn, SHAPE, Parts(toy.CLASSES), None, noise, blocks=toy.BLOCKS
+    )
+    threat = Threat(row.labels[0], protection_known=row.noise)
+    keys = keys_of(jax.random.key(KEY), 1, 1)
+    situation = observed.simulate(
+        keys.clients, row, target, threat, params, batches, cache=cache
+    )
+    public = toy.batch(9, size=8)
+    steps = None if row.closed_form else min(row.steps, 500)
+    numbers = {"total_variation": 0.0}  # the images are noise
+    options = {"public": public, "steps": steps, "numbers": numbers, "cache": cache}
+    return run.prepare(keys, row, target, situation, **options)
+
+
+@pytest.mark.parametrize("name", attackers.ATTACKERS)
 def test_every_attack(params, name):
     """Recovers two batches by one trace, and does the same under jit as without."""
-    make, tolerance = ATTACKS[name]
-    client = toy.at(params)
-    share = jax.jit(client)
-    traced = []
+    first = prepared(name, params, 2)
+    make, traced = programs.maker(first.situation, first.plan), []
 
-    def run(observed, label, key, steps):
+    def run(shared, trial, key, steps):
         traced.append(name)
-        attack = make(client, observed, label)
-        assert attack.steps in (0, 100, 500)
+        attack = make(shared, trial)
+        assert attack.steps == (first.plan.steps or 0)
         return attack.result(attack.advance(attack.init(key), steps))
 
     jitted = jax.jit(run)
     for label in (2, 0):
-        batch = toy.batch(label, label=label)
-        observed = share(batch)
-        result = jitted(observed, batch["label"], jax.random.key(KEY), 500)
-        assert result.stopped == Stop.BUDGET
-        assert error(result, batch) < tolerance
+        situation = prepared(name, params, label).situation
+        trial = jax.tree.map(lambda leaf: leaf[0], situation.trials)
+        batch = jax.tree.map(lambda leaf: leaf[0], situation.truth)
+        arguments = (situation.shared, trial)
+        result = jitted(*arguments, jax.random.key(KEY), 500)
+        assert result.stopped in (Stop.BUDGET, Stop.CONVERGED)
+        # The last learning rate of signed steps is 2e-5, and they circle within a few
+        # of it; L-BFGS ends where the squared distance, about 1e-8, rounds.
+        assert error(result, batch) < 2e-3
         # Both runs start alike: joint labels are not those of the start.
         found = result.batch["label"]
         assert (found if found.ndim == 1 else found.argmax(1)) == label
-        # What it calls its loss is one: small here, and large for another batch.
         assert 0 <= result.loss < 1e-3
     assert len(traced) == 1
 
-    arguments = (observed, batch["label"])
-    eager = run(*arguments, jax.random.key(KEY), 5)
-    again = jitted(*arguments, jax.random.key(KEY), 5)
+    eager, again = (form(*arguments, jax.random.key(KEY), 5) for form in (run, jitted))
     # Five steps of rounding; label probabilities and pixels are of order 1.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-        eager,
-        again,
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        eager.batch,
+        again.batch,
     )
+
+
+# name: largest error of a pixel in [0, 1], with all defaults; grey is 0.5 off
+README = {
+    "inverting_gradients": 0.25,  # its total variation smooths these images of noise
+    "deep_leakage": 1e-4,
+    "gauss_newton": 1e-4,
+    "idlg": 1e-4,
+    "auto": 1e-5,
+    "analytic": 1e-5,
+}
+
+
+@pytest.mark.parametrize("name", README)
+def test_the_lines_of_the_readme_run_every_attack_by_its_name_alone(params, name):
+    text = (pathlib.Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    (lines,) = re.findall(r"```python\n(import jax, invertjax\n.*?)```", text, re.S)
+    assert lines.count("attacks.inverting_gradients(") == 1
+    scope = {"loss_fn": toy.loss_fn, "params": params, "batch": toy.batch(1)}
+    exec(lines.replace("inverting_gradients", name), scope)
+    assert error(scope["result"], scope["batch"]) < README[name]
 
 
 def test_the_analytic_attack_is_exact_on_an_image_of_3072_pixels():
@@ -132,8 +151,8 @@ def test_updates_that_admit_the_closed_form(params, client, update_scale):
     share = toy.at(params, client)
     update = jax.tree.map(lambda leaf: update_scale * leaf, jax.jit(share)(batch))
     assert attacks.admits(update, SHAPE)
-    assert attacks.admits(update, SHAPE, layer="first")
-    attack = attacks.auto(share, update, known(batch["label"]), SHAPE, steps=7)
+    assert attacks.admits(update, SHAPE, path="first")
+    attack = attacks.auto(share, update, known(batch["label"]), steps=7)
     assert attack.steps == 0
     z = attack.init(jax.random.key(KEY))
     # Updates of FedAvg are rounded at the size of the params.
@@ -168,7 +187,7 @@ def test_auto_falls_back_to_inverting_gradients(params):
     batch = toy.batch(1, size=2)
     client = toy.at(params)
     guess = known(batch["label"], TWO)
-    attack = attacks.auto(client, jax.jit(client)(batch), guess, TWO, steps=7)
+    attack = attacks.auto(client, jax.jit(client)(batch), guess, steps=7)
     assert attack.steps == 7
 
 
@@ -183,8 +202,7 @@ def test_auto_undoes_a_normalisation(params):
         client,
         update,
         known(batch["label"]),
-        SHAPE,
-        layer="first",
+        path="first",
         from_input=lambda flat: 0.25 * flat + 0.5,
     )
     z = attack.init(jax.random.key(KEY))
@@ -209,20 +227,30 @@ def test_analytic_says_when_there_is_nothing_to_read(params):
             "batch_size=2 to be 1.*inverting_gradients",
         ),
         (
-            lambda client, update, two: attacks.idlg(
-                client, update, TWO, num_classes=toy.CLASSES
-            ),
+            lambda client, update, two: attacks.idlg(client, update, known(two, TWO)),
             "batch_size=2 to be 1.*labels.counts",
         ),
         (
             lambda client, update, two: attacks.idlg(
-                client, update, SHAPE, num_classes=4
+                client, update, known(two[:1]), num_classes=4
             ),
             "num_classes=4 to be the outputs",
         ),
         (
+            lambda client, update, two: attacks.idlg(
+                client, update, candidates.pixels(SHAPE, num_classes=5)
+            ),
+            "num_classes=5 to be the outputs",
+        ),
+        (
+            lambda client, update, two: attacks.idlg(
+                client, {**update, "other": update["last"]}, known(two[:1])
+            ),
+            "num_classes=... or path=.* 'last' .* 'other'",
+        ),
+        (
             lambda client, update, two: attacks.analytic(
-                client, update, known(two[:1]), layer="last"
+                client, update, known(two[:1]), path="last"
             ),
             "in_size=36 to be the inputs",
         ),
@@ -233,7 +261,15 @@ def test_analytic_says_when_there_is_nothing_to_read(params):
             "to have a bias",
         ),
     ],
-    ids=["analytic of two", "idlg of two", "classes", "layer", "bias"],
+    ids=[
+        "analytic of two",
+        "idlg of two",
+        "classes",
+        "logits",
+        "ambiguous",
+        "layer",
+        "bias",
+    ],
 )
 def test_attacks_that_do_not_fit(params, make, message):
     with pytest.raises(ValueError, match=message):

@@ -174,7 +174,8 @@ def test_stops_at_the_noise(found):
 
 
 def test_the_mask_of_a_pruned_update_helps(found):
-    assert (found["mask"].psnr > 90).all()
+    # Three tenths of the coordinates determine an image less well: 95 to 126 dB.
+    assert (found["mask"].psnr > 70).all()
     assert (found["pruned"].psnr < 30).all()
 
 
@@ -280,13 +281,18 @@ def test_robust_steps_follow_where_a_few_coordinates_are_wrong():
     assert robust < 0.2 * plain
     for others in (10 * few, noise):  # too many to be nearly right; not a few
         plain, robust = errors(others)
-        assert robust == plain
+        # Two programs of the same steps. Robust ones would move it by percents.
+        assert robust == pytest.approx(plain, rel=1e-3)
 
 
 @pytest.mark.parametrize("rule", ["linearised", "recomputed"])
 def test_a_client_without_forward_mode(rule):
     params, batch = jax.tree.map(lambda leaf: leaf[0], targets())
     client = toy.at(params, clients.gradient(loss_fn, rule=rule))
-    with pytest.raises(TypeError, match="forward-mode"):
-        attack = attacks.gauss_newton(client, params, grey(batch))
+
+    def share(batch):  # has no twin
+        return client(batch)
+
+    with pytest.raises(TypeError, match=r'forward-mode.*\(loss_fn, rule="plain"\)'):
+        attack = attacks.gauss_newton(share, params, grey(batch))
         jax.eval_shape(lambda: finish(attack))

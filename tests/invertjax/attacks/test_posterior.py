@@ -13,6 +13,11 @@ from invertjax.base import Stop
 SHAPE = (1, 4, 5, 1)
 PIXELS = 20
 CENTRE, SPREAD = 0.5, 0.1  # of the prior: five deviations to the ends of the box
+# The last learning rate is 0.02 * 1e-3. Signed steps with Adam's momentum of 0.9 carry
+# a pixel up to 1 / (1 - 0.9) = 10 of them past its mode, and pixels that depend on one
+# another (a Hessian of condition 4, below) up to four times as far; which way is up to
+# rounding. Any factor that is wrong by a tenth moves the mode by 1e-2.
+CIRCLE = 50 * 0.02e-3
 
 
 def normal_prior(batch, t):
@@ -49,7 +54,7 @@ def test_the_mode_of_a_linear_gaussian_model_is_ridge_regression():
         return find(client, {"g": observed}, noise=noise, prior=normal_prior)
 
     found = np.asarray(run(toy.floats(observed)).batch["image"]).reshape(draws, -1)
-    np.testing.assert_allclose(found, ridge, atol=1e-4)
+    np.testing.assert_allclose(found, ridge, atol=CIRCLE)
     # 2,000 squares: +- 3%, and a little more, for they are correlated
     expected = np.trace(np.linalg.inv(hessian)) / PIXELS
     assert np.mean((found - truth) ** 2) == pytest.approx(expected, rel=0.15)
@@ -76,7 +81,7 @@ def test_noise_is_traced_and_may_be_none():
     for noise, found in zip(levels, result.batch["image"], strict=True):
         weight = SPREAD**2 / (SPREAD**2 + noise**2)
         expected = CENTRE + weight * (observed - CENTRE)
-        np.testing.assert_allclose(found, expected, atol=2e-4)
+        np.testing.assert_allclose(found, expected, atol=CIRCLE)
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.2])
@@ -95,7 +100,7 @@ def test_laplace_noise_moves_a_pixel_only_so_far(noise):
     reach = SPREAD**2 / noise
     expected = CENTRE + np.clip(observed - CENTRE, -reach, reach)
     assert 0 < np.mean(np.abs(observed - CENTRE) > reach) < 1
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    np.testing.assert_allclose(found, expected, atol=CIRCLE)
 
 
 def test_distributions():

@@ -68,7 +68,7 @@ def batch(seed, size):
 def attack_on(weights, truth, activation=jnp.tanh, observed=None):
     """The attack, the client and the start, on a network at these weights."""
     parts = blocks(activation)
-    client = clients.gradient(composed(parts), rule="plain", matrix_products=False)
+    client = clients.gradient(composed(parts), matrix_products=False)
     client = clients.at(client, weights, jax.random.key(0))
     observed = client(truth) if observed is None else observed
     start = candidates.pixels(

@@ -170,3 +170,41 @@ def test_files_that_cannot_be_read_are_refused(name, make, says, tmp_path):
     with pytest.raises(ValueError, match=says) as caught:
         updates.load(str(path), f"--update={path}")
     assert str(caught.value).startswith(f"--update={path}")
+
+
+# A state: leaves by number
+
+
+def test_leaves_come_back_as_they_were(tmp_path):
+    """Eleven, so that names are not sorted as text; of a device or of NumPy."""
+    path = tmp_path / "state.npz"
+    rest = [np.arange(i + 1) for i in range(10)]
+    tree = {"round": np.int32(3), "rest": (jnp.ones(2), rest)}
+    updates.save_leaves(path, tree)
+    found = updates.load_leaves(path, jax.tree.map(np.zeros_like, tree))
+    _equal(found, jax.device_get(tree))
+    assert found["round"].dtype == np.int32
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "leaves, says",
+    [
+        ({"leaf_00000": np.zeros(3)}, "1 arrays: expected 2"),
+        ({"leaf_00000": np.zeros(3), "leaf_00001": np.int8(0)}, "leaf_00001 .*int8"),
+        ({"leaf_00000": np.zeros(2), "leaf_00001": 0}, r"leaf_00000 of shape \(2,\)"),
+    ],
+)
+def test_leaves_of_another_tree_are_refused(leaves, says, tmp_path):
+    path = tmp_path / "state.npz"
+    np.savez(path, **leaves)
+    with pytest.raises(ValueError, match=f"state.npz holds {says}"):
+        updates.load_leaves(path, (np.zeros(3), np.int64(0)))
+
+
+@pytest.mark.parametrize("make", [_pickled, _single, _truncated, _damaged])
+def test_leaves_that_cannot_be_read_are_refused(make, tmp_path):
+    path = tmp_path / "state.npz"
+    make(path)
+    with pytest.raises(ValueError, match="state.npz cannot be read"):
+        updates.load_leaves(path, np.zeros(1000))

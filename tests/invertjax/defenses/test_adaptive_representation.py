@@ -150,7 +150,7 @@ def test_precode_does_not_hide_what_a_dense_first_layer_saw():
             attacker(client, target),
             target.observed,
             images_of(target),
-            layer="model/layers/0",
+            path="model/layers/0",
             from_input=lambda flat: flat * net.std[0] + net.mean[0],
         )
         return attack.result(attack.init(jax.random.key(0))).batch["image"]

@@ -172,7 +172,8 @@ def test_choices_are_drawn_evenly_and_afresh():
     # four outcomes of 16 +- 3.5 each
     assert len(counts) == 4 and counts.min() > 4
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(share(jax.random.split(jax.random.key(0))[0]), first)
+    again = share(jax.random.split(jax.random.key(0))[0])
+    np.testing.assert_allclose(again, first, atol=1e-6)  # not compiled as one
 
 
 @pytest.mark.parametrize("policy", [*PUBLISHED, "1-2-5-8-10+28-37-40-12"])

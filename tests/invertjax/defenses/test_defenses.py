@@ -267,7 +267,7 @@ def test_quantise_has_its_levels_and_error(bits):
         reached = len(np.unique(shared))
         assert 0.6 * (2**bits - 1) < reached <= 2**bits - 1
     again = _apply(defenses.quantise(bits), _one(shared))["leaf"]
-    np.testing.assert_array_equal(again, shared)
+    np.testing.assert_allclose(again, shared, rtol=1e-6)  # levels are 3e-5 apart
 
 
 def test_quantise_keeps_the_largest_and_takes_one_scale_a_leaf():
@@ -280,9 +280,9 @@ def test_quantise_keeps_the_largest_and_takes_one_scale_a_leaf():
 def test_quantise_at_32_bits_is_float32():
     updates = _update()
     shared = _apply(defenses.quantise(32), updates)
-    # a few roundings of float32
+    # some roundings of float32; at 16 bits they would be off by 1e-5 and more
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=4e-7), shared, updates
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), shared, updates
     )
 
 

@@ -207,7 +207,7 @@ def test_it_is_differentiable_where_an_example_has_no_gradient():
     client = defenses.dp_sgd(scaled, 1.0, 0.0)
     share = clients.at(client, {"a": jnp.ones(3)}, jax.random.key(0))
     slope = jax.grad(lambda batch: jnp.sum(share(batch)["a"]))(jnp.zeros((2, 1)))
-    np.testing.assert_allclose(slope, 1.5)
+    np.testing.assert_allclose(slope, 1.5, rtol=1e-5)
 
 
 def test_keeps_structure_shape_and_dtype():

@@ -213,7 +213,7 @@ def test_invert_returns_the_best_of_its_restarts():
     # ... and of eight, the lower one wins.
     seen = []
     result = invertjax.invert(
-        attack, jax.random.key(0), restarts=8, on_chunk=seen.append
+        jax.random.key(0), attack, restarts=8, on_chunk=seen.append
     )
     np.testing.assert_allclose(result.batch, -1.03, atol=0.01)
     assert result.loss < -0.25
@@ -264,4 +264,4 @@ def test_widths_and_restarts_below_one():
         build(problem(), 0)
     attack = make_quadratic(1.0, {"target": TARGETS[0]})
     with pytest.raises(ValueError, match="restarts=0 >= 1"):
-        invertjax.invert(attack, jax.random.key(0), restarts=0)
+        invertjax.invert(jax.random.key(0), attack, restarts=0)

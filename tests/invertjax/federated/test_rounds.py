@@ -29,8 +29,11 @@ def data(seed=1, rows=4):
     return jax.tree.map(lambda x: x.reshape(M, rows, *x.shape[1:]), batch)
 
 
-def assert_close(actual, expected, relative=1e-6):
-    """Every leaf to `relative` of its largest entry, or of 1."""
+def assert_close(actual, expected, relative=1e-5):
+    """Every leaf to `relative` of its largest entry, or of 1.
+
+    Float32 in another order differs by some eps of 1.2e-7; other weights by 1e-2.
+    """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         scale = max(1.0, float(jnp.max(jnp.abs(e))))
@@ -42,11 +45,11 @@ def assert_equal(actual, expected):
 
 
 def start(round, params):
-    return round.init(params, jax.random.key(8), POPULATION)
+    return round.init(jax.random.key(8), params, POPULATION)
 
 
 def take(round, state, data, *, ids=IDS, weights=WEIGHTS, seed=9):
-    return jax.jit(round.step)(state, data, ids, weights, jax.random.key(seed))
+    return jax.jit(round.step)(jax.random.key(seed), state, data, ids, weights)
 
 
 # Conservation laws
@@ -113,7 +116,7 @@ def test_the_server_is_optax_on_the_mean_update(params, server):
     state, by_hand, moments = start(round, params), params, server.init(params)
     step = jax.jit(round.step)
     for i in range(3):
-        state, _, log = step(state, data(i), IDS, WEIGHTS, jax.random.key(9))
+        state, _, log = step(jax.random.key(9), state, data(i), IDS, WEIGHTS)
         update = optax.tree.zeros_like(params)
         for c, weight in enumerate((1, 2, 5)):
             batch = jax.tree.map(lambda x, c=c: x[c], data(i))
@@ -122,7 +125,7 @@ def test_the_server_is_optax_on_the_mean_update(params, server):
         delta, moments = server.update(update, moments, by_hand)
         by_hand = optax.apply_updates(by_hand, delta)
         assert (log.round, log.dropped, log.weight) == (i, 0, 8)
-    assert_close(state.params, by_hand, 5e-6)
+    assert_close(state.params, by_hand)
     assert state.round == 3
 
 
@@ -162,7 +165,7 @@ def test_averaged_weighs_as_the_server_does(params):
     union = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data())
     one = federated.averaged(GRADIENT, M, WEIGHTS)
     update = jax.jit(one)(params, union, jax.random.key(0))
-    assert_close(update, optax.tree.sub(params, state.params), 1e-6)
+    assert_close(update, optax.tree.sub(params, state.params))
     plain = REFERENCE(params, union)
     assert optax.tree.norm(optax.tree.sub(update, plain)) > 1e-2
     with pytest.raises(ValueError, match=r"weights of shape \(2,\) to be \(3,\)"):
@@ -179,7 +182,7 @@ def _constant(value):
 @pytest.mark.parametrize("map", ["vmap", "map"])
 def test_a_cast_plays_in_its_order(params, map):
     cast = [(_constant(1.0), 1), (HONEST, 1), (_constant(3.0), 1)]
-    round = federated.make(cast, map=map)
+    round = federated.make(cast, clients_map=map)
     _, seen, _ = take(round, start(round, params), data())
     assert jax.tree.leaves(seen.updates)[0].shape[0] == M
     for row, value in ((0, 1.0), (2, 3.0)):
@@ -198,7 +201,7 @@ def test_a_view_has_the_round_and_the_model_before(params):
     state, step = start(round, params), jax.jit(round.step)
     shared = []
     for _ in range(3):
-        state, seen, _ = step(state, data(), IDS, WEIGHTS, jax.random.key(9))
+        state, seen, _ = step(jax.random.key(9), state, data(), IDS, WEIGHTS)
         shared.append(float(seen.updates["last"]["bias"][0, 0]))
     # drift 0, then minus the update before: 1, 1 - 1 + 1, 1 - 1 + 2
     np.testing.assert_allclose(shared, [1, 1, 2], atol=1e-5)
@@ -220,17 +223,17 @@ def silent(view):
 @pytest.mark.parametrize("map", ["vmap", "map"])
 def test_noise_differs_between_clients_and_rounds(map):
     big = {"leaf": jnp.zeros(20_000)}
-    round = federated.make([(silent, 2), (silent, 1)], defense=noisy, map=map)
+    round = federated.make([(silent, 2), (silent, 1)], defense=noisy, clients_map=map)
     state, step = start(round, big), jax.jit(round.step)
 
     def draws(state, seed=9):
-        after, seen, _ = step(state, data(), IDS, WEIGHTS, jax.random.key(seed))
+        after, seen, _ = step(jax.random.key(seed), state, data(), IDS, WEIGHTS)
         return after, seen.updates["leaf"]
 
     after, first = draws(state)
     _, second = draws(after)
     # the client in another place, beside others, in the same round
-    moved = step(state, data(), IDS[::-1], WEIGHTS, jax.random.key(9))[1].updates
+    moved = step(jax.random.key(9), state, data(), IDS[::-1], WEIGHTS)[1].updates
     _, other = draws(state, seed=10)
     rows = np.concatenate([first, second, other])
     # 20,000 draws: correlation 0 +- .007, one draw used twice has 1
@@ -281,7 +284,7 @@ def test_state_lives_with_the_client():
     shared = []
     for ids in ([0, 1], [1, 4], [4, 1]):
         state, seen, _ = step(
-            state, batch, jnp.array(ids), jnp.ones(2), jax.random.key(9)
+            jax.random.key(9), state, batch, jnp.array(ids), jnp.ones(2)
         )
         shared.append(seen.updates["leaf"][:, 0])
     # a client's nth time: 1 - 2^-n
@@ -323,7 +326,7 @@ def test_a_client_that_is_not_finite_is_dropped(aggregate):
         state = start(round, FLAT)
         for second, dropped, weight in ((value, 1, 6), (1.0, 0, 8)):
             data = _values(1.0, second, 1.0)
-            state, seen, log = step(state, data, IDS, WEIGHTS, jax.random.key(9))
+            state, seen, log = step(jax.random.key(9), state, data, IDS, WEIGHTS)
             assert (log.dropped, log.weight) == (dropped, weight)
         # 1/2 in round one; then 3/4, 1/2 (state as it was), 3/4, weighing 1, 2, 5
         moved = -(0.5 + (0.75 * 6 + 0.5 * 2) / 8)
@@ -349,7 +352,7 @@ def test_without_clients_nothing_moves_but_the_round():
 
     def after(state, value):
         data = _values(value, value, value)
-        return step(state, data, IDS, WEIGHTS, jax.random.key(9))
+        return step(jax.random.key(9), state, data, IDS, WEIGHTS)
 
     before, _, _ = after(start(round, FLAT), 1.0)
     still, seen, log = after(before, jnp.nan)
@@ -388,11 +391,14 @@ def _run(map):
 
     server = optax.sgd(0.5, momentum=0.9)
     cast = [(federated.honest(client), 2), (_constant(1e-3), 1)]
-    round = federated.make(cast, defense=defense, server=server, map=map)
-    scan = jax.jit(functools.partial(federated.scan, round))
+    round = federated.make(cast, defense=defense, server=server, clients_map=map)
+
+    @jax.jit
+    def scan(key, state, plan):
+        return federated.scan(key, round, state, dataset, plan)
 
     def run(state, rounds):
-        return scan(state, dataset, plan(rounds), jax.random.key(9))
+        return scan(jax.random.key(9), state, plan(rounds))
 
     return start(round, {"leaf": jnp.zeros(3)}), run
 
@@ -414,8 +420,8 @@ def test_map_equals_vmap():
     for name in ("vmap", "map"):
         state, run = _run(name)
         after.append(run(state, range(4))[0])
-    assert_close(after[0].params, after[1].params, 5e-6)
-    assert_close(after[0].defense_state, after[1].defense_state, 5e-6)
+    assert_close(after[0].params, after[1].params)
+    assert_close(after[0].defense_state, after[1].defense_state)
 
 
 def test_a_round_compiles_once(params):
@@ -429,7 +435,7 @@ def test_a_round_compiles_once(params):
     round = federated.make([(behaviour, M)], defense=noisy, server=server)
     state, step = start(round, params), jax.jit(round.step)
     for i in range(3):
-        state, _, _ = step(state, data(i), IDS, WEIGHTS * (i + 1), jax.random.key(i))
+        state, _, _ = step(jax.random.key(i), state, data(i), IDS, WEIGHTS * (i + 1))
     assert len(traces) == 1
 
 
@@ -444,7 +450,7 @@ def test_strengths_are_an_axis():
 
         round = federated.make([(_constant(1.0), M)], defense=defense)
         state = start(round, {"leaf": jnp.zeros(20_000)})
-        state, _, _ = round.step(state, data(), IDS, WEIGHTS, jax.random.key(9))
+        state, _, _ = round.step(jax.random.key(9), state, data(), IDS, WEIGHTS)
         return state.params["leaf"]
 
     quiet, faint, loud = jax.jit(jax.vmap(after))(jnp.array([0.0, 0.1, 1.0]))
@@ -459,7 +465,10 @@ def test_strengths_are_an_axis():
     [
         (lambda: federated.make([]), r"counts=\[\] of the cast"),
         (lambda: federated.make([(HONEST, 2), (HONEST, 0)]), r"counts=\[2, 0\]"),
-        (lambda: federated.make([(HONEST, 2)], map="loop"), "map='loop' .* vmap, map"),
+        (
+            lambda: federated.make([(HONEST, 2)], clients_map="loop"),
+            "clients_map='loop' .* vmap, map",
+        ),
     ],
 )
 def test_casts_and_maps_are_checked(build, message):

@@ -34,7 +34,7 @@ def _sent(words, seed, count):
     @jax.jit
     @jax.vmap
     def send(words, client):
-        return secure.masked(words, key, client, count)
+        return secure.masked(key, words, client, count)
 
     return send(words, jnp.arange(count))
 
@@ -58,7 +58,7 @@ def test_one_masked_update_is_uniform(client):
     """Every byte, by chi-square of 256 bins; plain words fail the same test."""
     words = secure.encode({"leaf": jnp.full(2**14, 0.25)}, 1.0, 24)
     key = jax.random.key(1)
-    sent = jax.jit(lambda words: secure.masked(words, key, client, 4))(words)
+    sent = jax.jit(lambda words: secure.masked(key, words, client, 4))(words)
 
     def p_values(words):
         for shift in (0, 8, 16, 24):

@@ -101,13 +101,18 @@ def error(z, problem):
     return np.linalg.norm(z - wanted) / np.linalg.norm(wanted)
 
 
+def never_rises(trace):
+    """But by the rounding of two programs: some eps of 1.2e-7 of its first value."""
+    return (np.diff(trace.value) <= 1e-6 * trace.value[0]).all()
+
+
 @pytest.mark.parametrize("dense", [PURE, PRECONDITIONED])
 def test_the_minimiser_of_a_linear_problem(dense):
     problem = random_problem(0)
     trace = solve(problem, dense=dense)
     # Rounding of the gradient, 1e-7, over the smallest curvature, 1e-2.
     assert error(trace.z[-1], problem) < 1e-5
-    assert (np.diff(trace.value) <= 0).all()
+    assert never_rises(trace)
     # A model that is exact is trusted more and more.
     assert (np.diff(trace.damping[:3]) < 0).all()
 
@@ -146,7 +151,7 @@ def test_steps_stay_in_the_box():
     trace = solve(problem._replace(low=-high, high=high), dense=PRECONDITIONED)
     assert (abs(trace.z + trace.step) <= high).all()  # the step is the projected one
     assert trace.value[-1] < 0.5 * trace.value[0]
-    assert (np.diff(trace.value) <= 0).all()
+    assert never_rises(trace)
     assert 0 < (abs(trace.z[-1]) == high).sum() < UNKNOWNS
 
 
@@ -174,7 +179,7 @@ def test_a_rejected_step_is_zero_and_a_stall_starts_afresh():
     assert np.isfinite(trace.value[0])
     np.testing.assert_array_equal(trace.step, 0)
     assert trace.stalled.all()  # eight dampings up to 2e5
-    np.testing.assert_allclose(trace.damping, 1e-2)
+    np.testing.assert_allclose(trace.damping, 1e-2, rtol=1e-6)
     few = solve(problem._replace(start=start), dense=PRECONDITIONED, trials=2)
     np.testing.assert_allclose(few.damping[:2], [0.64, 0.64 * 64], rtol=1e-6)
     np.testing.assert_array_equal(few.step, 0)
@@ -194,7 +199,7 @@ def test_rosenbrock():
     lm = levenberg_marquardt()
     trace = jax.jit(lambda z: steps(lm, value, residual, lambda z: z, z))(start)
     np.testing.assert_allclose(trace.z[-1], 1.0, atol=1e-5)
-    assert (np.diff(trace.value) <= 0).all()
+    assert never_rises(trace)
 
 
 # Through the engine: the objective of the first half of the run is another one.

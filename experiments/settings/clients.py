@@ -1,0 +1,45 @@
+"""What a client does before it shares an update."""
+
+import dataclasses
+
+from invertjax.cli import defense_text
+from invertjax.cli.setting import setting
+from invertjax.defenses import Protection
+
+
+@dataclasses.dataclass(frozen=True)
+class Clients:
+    """How a client computes what it shares, and how it protects its data."""
+
+    batch_size: int = setting("B, images behind one update. Default: 1.", at_least=1)
+    local_steps: int = setting(
+        "FedAvg: local SGD steps in all. Step i takes mini-batch i of the batch, in "
+        "order and round again; 0 is the gradient itself (FedSGD).",
+        default=0,
+        at_least=0,
+    )
+    local_batch: int = setting(
+        "Images in a mini-batch. Default: B.", at_least=1, needs="local_steps"
+    )
+    local_lr: float = setting(
+        "Learning rate of local steps.",
+        default=0.05,
+        above=0,
+        needs="local_steps",
+        number=True,
+    )
+    local_shuffle: bool = setting(
+        "Draw a new order every epoch, unknown to the attacker.",
+        default=False,
+        needs="local_steps",
+    )
+    defense: tuple[Protection, ...] = setting(
+        "What the client does to protect its data, as NAME:VALUE. Repeatable, applied "
+        "in order. To the update that it shares: "
+        f"{defense_text.described('update')}. To how it computes its gradient: "
+        f"{defense_text.described('client')}. To the network: "
+        f"{defense_text.described('network')}.",
+        default=(),
+        read=defense_text.parse,
+        many=True,
+    )

@@ -1,0 +1,23 @@
+"""Where a run writes, and what it does with what is there."""
+
+import dataclasses
+
+from invertjax.cli.setting import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The folder of the results."""
+
+    workdir: str | None = setting("Folder of the results. Default: one in runs/.")
+    overwrite: bool = setting("Replace the run in --workdir.", default=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumable(Output):
+    """The folder of a run that can be gone on with."""
+
+    resume: bool = setting(
+        "Go on with the run in --workdir after the last of it that is finished.",
+        default=False,
+    )

@@ -1,0 +1,113 @@
+"""What does not go together in an audit is refused before anything is compiled.
+
+Every error is a one-line `ValueError` that names the argument, its value and what would
+be right.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from invertjax.auditing.attacker import Attacker
+from invertjax.auditing.situations import Target, Threat
+from invertjax.base import Batch, Params, Update
+
+
+def check_data(
+    update: Update | None,
+    batches: Batch | None,
+    shape: tuple[int, ...] | None,
+    public: Batch | None,
+) -> None:
+    """Refuses data that is missing, or whose shapes do not fit one another."""
+    if (update is None) == (batches is None):
+        raise ValueError("Expected exactly one of update=... and batches=...")
+    if batches is None and shape is None:
+        raise ValueError("Expected shape=(B, H, W, C) beside update=...")
+    if batches is not None:
+        images, labels = np.shape(batches["image"]), np.shape(batches["label"])
+        if len(images) != 5 or labels != images[:2] or min(images) < 1:
+            raise ValueError(
+                f"Expected batches of images {images} and labels {labels} to have "
+                "shapes (N, B, H, W, C) and (N, B), all >= 1."
+            )
+        shape = images[1:]
+    found = () if public is None else np.shape(public["image"])
+    if public is not None and found[1:] != tuple(shape or ())[1:]:
+        raise ValueError(
+            f"Expected public images of shape {found} to be (P, H, W, C) with the "
+            f"sides of {shape}."
+        )
+
+
+def check_options(
+    row: Attacker,
+    warm: Attacker | None,
+    restarts: int,
+    steps: int | None,
+    numbers: Mapping[str, Any] | None,
+) -> None:
+    """Refuses options that cannot be, or that would silently do nothing."""
+    if restarts < 1:
+        raise ValueError(f"Expected restarts={restarts} >= 1.")
+    if steps is not None and steps < 1:
+        raise ValueError(f"Expected steps={steps} >= 1.")
+    if row.closed_form and (steps is not None or warm is not None):
+        given = f"steps={steps}" if warm is None else f"warm_start={warm.name!r}"
+        raise ValueError(
+            f"{given} does not apply to attack={row.name!r}, a closed form: expected "
+            "None."
+        )
+    for name in numbers or {}:
+        if name not in row.numbers:
+            raise ValueError(
+                f"numbers={dict(numbers or {})} has {name!r}: attack={row.name!r} "
+                f"can be told {', '.join(row.numbers) or 'no number'}."
+            )
+
+
+def check(
+    row: Attacker,
+    warm: Attacker | None,
+    target: Target,
+    params: Params,
+    threat: Threat,
+    public: Batch | None,
+) -> None:
+    """Refuses what does not go together, before anything is compiled.
+
+    Raises:
+      ValueError: naming the argument, its value and what would be right.
+    """
+    size, *_ = target.shape or (0,)
+    if len(target.shape) != 4 or min(target.shape) < 1:
+        raise ValueError(f"Expected shape={target.shape} to be (B, H, W, C), all >= 1.")
+    if row.images is not None and size > row.images:
+        raise ValueError(
+            f"attack={row.name!r} reads {row.images} image: expected batches of that, "
+            f"not of {size}."
+        )
+    for one in filter(None, (row, warm)):
+        _check_row(one, target, params, threat)
+    if row.public and public is None:
+        raise ValueError(
+            f"attack={row.name!r} needs public images: expected public=..."
+        )
+
+
+def _check_row(row: Attacker, target: Target, params: Params, threat: Threat) -> None:
+    named = f"attack={row.name!r}"
+    if threat.labels not in row.labels:
+        raise ValueError(
+            f"labels={threat.labels!r} does not fit {named}: expected "
+            f"{' or '.join(row.labels)}."
+        )
+    if row.one_gradient and target.local is not None:
+        raise ValueError(
+            f"local={target.local} does not fit {named}, which solves the gradient of "
+            "every layer in turn: expected None."
+        )
+    reason = row.refuses(target, params, threat) if row.refuses else None
+    if reason:
+        raise ValueError(f"{named} does not fit here: {reason.rstrip('.')}.")

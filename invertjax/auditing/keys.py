@@ -1,0 +1,35 @@
+"""All that is random in an audit."""
+
+from typing import NamedTuple
+
+import jax
+
+from invertjax.base import Key
+
+
+class Keys(NamedTuple):
+    """What is random in an audit of N updates with R restarts.
+
+    clients, labels: `[N]` keys. attack: `[N, R]`. control: `[1, R]`. noise: `[]`, of
+    images in the place of public ones. host: a seed of NumPy's.
+    """
+
+    clients: Key
+    labels: Key
+    attack: Key
+    control: Key
+    noise: Key
+    host: int
+
+
+def keys_of(key: Key, count: int, restarts: int) -> Keys:
+    """Splits a key, which is consumed, for an audit of `count` updates."""
+    own = jax.random.split(key, 6)
+    return Keys(
+        jax.random.split(own[0], count),
+        jax.random.split(own[1], count),
+        jax.random.split(own[2], (count, restarts)),
+        jax.random.split(own[3], (1, restarts)),
+        own[4],
+        int(jax.random.bits(own[5])),
+    )

@@ -1,0 +1,262 @@
+"""What an audit found: metrics by name, nulls, threat model, verdict."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from invertjax.auditing import verdicts
+from invertjax.base import Arrays, Row
+from invertjax.reports import pictures, text
+
+COLUMNS = ("target", "PSNR dB", "SSIM", "labels", "steps", "stopped")
+BLIND = ("target", "objective", "misfit", "steps", "stopped")
+NULLS = {
+    "mean_image": "guessing the mean public image",
+    "random_image": "guessing random public images",
+    "shuffled_update": "the same attack on a shuffled update",
+}
+SHOWN = 16  # updates in a picture, and images of one
+
+
+class Metric(NamedTuple):
+    """values: an array. axes: the name of each of its axes, such as ("update",)."""
+
+    values: np.ndarray
+    axes: tuple[str, ...]
+
+
+class Report(NamedTuple):
+    """What an audit found.
+
+    attack: that was run, by name.
+    metrics: by name. Of a reconstruction "psnr" (dB) and "ssim" have the axes
+      ("update", "image"); "label_recall", "loss" and "update_rms" the axis "update".
+      Without the truth there is "fit" in the place of the first three.
+    nulls: what is reached without knowing the update, in dB, by name.
+    threat_model: what the attacker was given.
+    verdict: one line for a reader who is not an engineer.
+    facts: plain values that belong beside the figures: times, layout, failures.
+    rows: a dict an update, as in metrics.jsonl.
+    arrays: a dict an update: "image" `[B, H, W, C]`, "label" `[B]`, and "original"
+      where the truth is known, in the same order.
+    """
+
+    attack: str
+    metrics: dict[str, Metric]
+    nulls: dict[str, float]
+    threat_model: dict[str, Any]
+    verdict: str
+    facts: dict[str, Any]
+    rows: list[Row]
+    arrays: list[Arrays]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Returns the content of summary.json: flat keys, and the threat model."""
+        facts = dict(self.facts)
+        last = {name: facts.pop(name) for name in _LAST if name in facts}
+        scores = _blind(self) if "fit" in self.metrics else _scores(self)
+        return {
+            "targets": len(self.rows),
+            "attack": self.attack,
+            **facts,
+            "failed": sum(row["loss"] is None for row in self.rows),
+            "loss_mean": _mean([r["loss"] for r in self.rows if r["loss"] is not None]),
+            **scores,
+            "verdict": self.verdict,
+            **last,
+            "threat_model": self.threat_model,
+        }
+
+    def __str__(self) -> str:
+        """Returns the table of a terminal."""
+        return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        """Returns originals beside reconstructions, and the table, for a notebook."""
+        picture = base64.b64encode(self.picture()).decode()
+        return (
+            f"<p><b>{html.escape(self.verdict)}</b></p>"
+            f'<img alt="originals and reconstructions" style="max-width: none" '
+            f'src="data:image/png;base64,{picture}">'
+            f"<pre>{html.escape(str(self))}</pre>"
+        )
+
+    def picture(self) -> bytes:
+        """Returns originals and reconstructions as a PNG file; needs Pillow."""
+        return pictures.png(pictures.grid(picture_rows(self.rows, self.arrays)))
+
+    def files(self) -> dict[str, bytes]:
+        """Returns the report as files, by name; needs Pillow."""
+        lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.rows]
+        summary = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
+        arrays = io.BytesIO()
+        if self.arrays:
+            everything: dict[str, Any] = stacked(self.arrays)
+            np.savez(arrays, **everything)
+        return {
+            "metrics.jsonl": "".join(lines).encode(),
+            "summary.json": summary.encode(),
+            "reconstructions.npz": arrays.getvalue(),
+            "grid.png": self.picture(),
+        }
+
+    def save(self, folder: Any) -> None:
+        """Writes `files()` into a folder, each of them whole or not at all."""
+        from invertjax.cli import run_folder
+
+        run_folder.write_all(folder, self.files())
+
+
+_LAST = ("update_rms_mean", "defense_to_rms", "victim")
+
+
+def reconstruction(
+    attack: str,
+    rows: Sequence[Row],
+    arrays: Sequence[Arrays],
+    nulls: Mapping[str, Mapping[str, float]],
+    threat_model: dict[str, Any],
+    facts: dict[str, Any],
+) -> Report:
+    """Returns the report of an attack that reconstructs images.
+
+    Args:
+      attack: that was run.
+      rows, arrays: of `scores.scored`, one each for an update.
+      nulls: `{name: {"psnr_mean": dB}}`.
+      threat_model: what the attacker was given.
+      facts: see `Report`.
+    """
+    per_update = {
+        name: Metric(_floats([row[name] for row in rows]), ("update",))
+        for name in ("label_recall", "loss", "update_rms", "fit")
+        if name in rows[0]
+    }
+    per_image = {
+        name: Metric(_floats([row[name] for row in rows]), ("update", "image"))
+        for name in ("psnr", "ssim")
+        if rows[0].get(name)
+    }
+    floors = {name: value["psnr_mean"] for name, value in nulls.items()}
+    return Report(
+        attack,
+        {**per_image, **per_update},
+        floors,
+        threat_model,
+        _verdict(rows, floors, threat_model["labels"]),
+        {**facts, "update_rms_mean": float(np.mean([r["update_rms"] for r in rows]))},
+        list(rows),
+        list(arrays),
+    )
+
+
+def _verdict(rows: Sequence[Row], floors: Mapping[str, float], labels: str) -> str:
+    if all(row["loss"] is None for row in rows):
+        return verdicts.FAILED
+    if "fit" in rows[0]:
+        return verdicts.verdict_blind(rows[0]["fit"])
+    scores: list[list[float]] = [row["psnr"] for row in rows]
+    psnr = float(np.mean([np.mean(score) for score in scores]))
+    # Without public images there is no guess to beat but the shuffled update.
+    return verdicts.verdict(psnr, max(floors.values(), default=-np.inf), labels)
+
+
+def _scores(report: Report) -> dict[str, Any]:
+    psnr: np.ndarray = report.metrics["psnr"].values.mean(axis=1)
+    ssim = report.metrics.get("ssim")
+    return {
+        "psnr_mean": float(np.mean(psnr)),
+        "psnr_std": float(np.std(psnr)),
+        "psnr_min": float(np.min(psnr)),
+        "ssim_mean": None if ssim is None else float(np.mean(ssim.values)),
+        "label_recall": float(np.mean(report.metrics["label_recall"].values)),
+        **{f"null_{name}": value for name, value in report.nulls.items()},
+    }
+
+
+def _blind(report: Report) -> dict[str, Any]:
+    return {
+        "psnr_mean": None,
+        "truth": "not given: no PSNR can be computed",
+        "fit": report.rows[0]["fit"],
+    }
+
+
+def _lines(report: Report) -> list[str]:
+    summary, scored = report.summary, "psnr" in report.metrics
+    header = COLUMNS if scored else BLIND
+    lines = [text.table([_line(row) for row in report.rows], header)]
+    if scored:
+        lines.append(
+            f"PSNR {summary['psnr_mean']:.2f} +- {summary['psnr_std']:.2f} dB over "
+            f"{summary['targets']} targets (lowest {summary['psnr_min']:.2f})"
+        )
+        lines += [
+            f"  {value:6.2f} dB  {NULLS.get(name, name)}"
+            for name, value in report.nulls.items()
+        ]
+    lines.append(
+        f"{summary['seconds_compile']:.1f} s to compile, "
+        f"{summary['seconds_run']:.1f} s to run: {summary['layout']}"
+    )
+    lines.append("The attacker was given:")
+    lines += [f"  {name}: {value}" for name, value in report.threat_model.items()]
+    return [*lines, report.verdict]
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    """Returns one row of the table, under COLUMNS or BLIND."""
+    if "psnr" in row:
+        scores = [
+            f"{np.mean(row['psnr']):.2f}",
+            f"{np.mean(row['ssim']):.3f}" if row["ssim"] else "-",
+            f"{row['label_recall']:.0%}",
+        ]
+    else:
+        values = (row["loss"], row["fit"])
+        scores = ["-" if value is None else f"{value:.2e}" for value in values]
+    return (str(row["target"]), *scores, str(row["steps"]), row["stopped"])
+
+
+def picture_rows(
+    rows: Sequence[Row],
+    arrays: Sequence[Arrays],
+    word: str = "target",
+) -> list[pictures.Strip]:
+    """Returns rows of a picture: originals, and what was made of their update.
+
+    A single image stands beside its original; of larger batches each image stands
+    under its own.
+    """
+    lines: list[pictures.Strip] = []
+    for row, batch in list(zip(rows, arrays, strict=True))[:SHOWN]:
+        title = f"{word} {row['target']}"
+        if "original" in batch and len(batch["image"]) == 1:  # beside one another
+            pair = np.concatenate([batch["original"], batch["image"]])
+            lines.append((title, pair, ["original", f"{row['psnr'][0]:.1f} dB"]))
+        elif "original" in batch:
+            lines.append((f"{title}\noriginal", batch["original"][:SHOWN], []))
+            captions = [f"{value:.1f} dB" for value in row["psnr"]]
+            lines.append(("  reconstructed", batch["image"][:SHOWN], captions))
+        else:
+            lines.append((f"{title}\nreconstructed", batch["image"][:SHOWN], []))
+    return lines
+
+
+def stacked(arrays: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Returns the arrays of all updates by name, along a leading axis."""
+    return {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    return np.asarray([np.nan if v is None else v for v in values], float)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

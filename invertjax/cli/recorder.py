@@ -1,0 +1,194 @@
+"""What a run has done so far: kept in memory and, soon after, on disk.
+
+A run has rows, and a payload that grows with them or is replaced. Both lie in files of
+their own, so that a kill may come between the two: a `Store` says in which order they
+are written, and which rows count when the run goes on.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from invertjax.base import Arrays, Row
+from invertjax.cli import arrays
+from invertjax.cli.run_folder import RunDir
+
+RECONSTRUCTIONS, STATE = "reconstructions.npz", "state.npz"
+FLUSH_SECONDS = 1.0  # between two writings, at least
+FLUSH_TIMES = 10  # as long as writing takes, at least
+
+
+class Store(NamedTuple):
+    """How the payload of a run is kept in its folder.
+
+    Attributes:
+      load: `folder -> (rows, payload)`, all that a run can go on with. Raises
+        `ValueError` where the files cannot be read.
+      join: `(payload, new) -> payload`, with what belongs to one more row.
+      save: `(folder, payload)`, writes its file whole or not at all.
+      rows_first: whether rows are written before the payload.
+    """
+
+    load: Callable[[RunDir], tuple[list[Row], Any]]
+    join: Callable[[Any, Any], Any]
+    save: Callable[[RunDir, Any], None]
+    rows_first: bool
+
+
+class Recorder:
+    """The rows and the payload of one run.
+
+    They are written by the first `add` or `flush_in_time` that comes a second or more
+    after the last writing; after ten times what writing takes, if that is longer.
+
+    Args:
+      folder: of the run, opened by `run_folder.open_`.
+      store: `ARRAYS`, or from `state`.
+      clock: tells seconds.
+
+    Attributes:
+      rows: of all that is done, in order.
+      payload: as its store has it.
+      seconds: what the run has taken by its last row; who goes on with it adds to that.
+
+    Raises:
+      ValueError: where the folder holds a run that cannot be read.
+    """
+
+    def __init__(
+        self, folder: RunDir, store: Store, clock: Callable[[], float] = time.monotonic
+    ):
+        self.folder, self.store, self.clock = folder, store, clock
+        self.rows, self.payload = store.load(folder)
+        self.seconds = self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
+        self.pause, self.written, self.unsaved = FLUSH_SECONDS, clock(), False
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Writes what is not on disk, whatever has ended the run."""
+        if self.unsaved:
+            self.flush()
+
+    def complete(self) -> bool:
+        """Returns whether the folder holds a whole run."""
+        return self.folder.json("summary.json").get("interrupted") is False
+
+    def start(self, content: dict[str, Any]) -> None:
+        """Writes config.json."""
+        self.folder.write_json("config.json", content)
+
+    def add(self, row: Row | None, new: Any) -> None:
+        """Takes a row, if there is one, and what it adds to the payload."""
+        self.rows += [row] if row else []
+        self.payload = self.store.join(self.payload, new)
+        self.unsaved = True
+        self.flush_in_time()
+
+    def flush_in_time(self) -> None:
+        """Writes if it is time: a process may be killed in the hours to come."""
+        if self.unsaved and self.clock() - self.written > self.pause:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes rows and payload."""
+        start = self.clock()
+        if self.store.rows_first:
+            self.folder.write_rows(self.rows)
+        self.store.save(self.folder, self.payload)
+        if not self.store.rows_first:
+            self.folder.write_rows(self.rows)
+        self.written, self.unsaved = self.clock(), False
+        self.pause = max(FLUSH_SECONDS, FLUSH_TIMES * (self.written - start))
+
+
+class Elsewhere(contextlib.nullcontext[None]):
+    """Stands for the recorder in processes that do not write."""
+
+    rows, payload = (), ()
+
+    def complete(self) -> bool:
+        return False
+
+    def start(self, content: dict[str, Any]) -> None:
+        del content
+
+    def add(self, row: Row | None, new: Any) -> None:
+        del row, new
+
+    def flush_in_time(self) -> None:
+        pass
+
+
+def _load_arrays(folder: RunDir) -> tuple[list[Row], list[Arrays]]:
+    try:
+        rows = [row for row in folder.rows() if row["stopped"] != "interrupted"]
+        return rows, _unstacked(folder, len(rows)) if rows else []
+    except (OSError, ValueError, LookupError) as error:
+        raise ValueError(
+            f"--resume: the results in --workdir={folder.path} cannot be read "
+            f"({error}); start again with --overwrite."
+        ) from None
+
+
+def _unstacked(folder: RunDir, count: int) -> list[Arrays]:
+    stacked = arrays.load(str(folder.path / RECONSTRUCTIONS), RECONSTRUCTIONS)
+    return [{name: leaf[i] for name, leaf in stacked.items()} for i in range(count)]
+
+
+def _appended(batches: list[Arrays], new: Arrays) -> list[Arrays]:
+    return [*batches, new]
+
+
+def _save_arrays(folder: RunDir, batches: list[Arrays]) -> None:
+    names = batches[0]
+    stacked = {name: np.stack([batch[name] for batch in batches]) for name in names}
+    folder.write_arrays(RECONSTRUCTIONS, stacked)
+
+
+# A dict of arrays for every row, stacked in reconstructions.npz. They are written
+# first, so that there are arrays for every row; arrays without a row are left out.
+ARRAYS = Store(
+    _load_arrays,
+    _appended,
+    _save_arrays,
+    rows_first=False,
+)
+
+
+def _replaced(last: Any, new: Any) -> Any:
+    del last
+    return new
+
+
+def state(start: Any, is_done: Callable[[Row, Any], bool]) -> Store:
+    """Keeps the last state of a run, in state.npz.
+
+    Rows are written first, so that none is lost of what the state has done. Rows of
+    what it has not done yet are left out: the run makes them again.
+
+    Args:
+      start: the state before the run, a pytree of arrays.
+      is_done: `(row, state) -> bool`, whether the state has done what the row is of.
+    """
+
+    def load(folder: RunDir) -> tuple[list[Row], Any]:
+        file = folder.path / STATE
+        if not file.exists():
+            return [], start
+        try:
+            last = arrays.load_leaves(file, start)
+            return [row for row in folder.rows() if is_done(row, last)], last
+        except (ValueError, LookupError) as error:
+            raise ValueError(
+                f"--resume: {error} Start again with --overwrite."
+            ) from None
+
+    def save(folder: RunDir, last: Any) -> None:
+        arrays.save_leaves(folder.path / STATE, last)
+
+    return Store(load, _replaced, save, rows_first=True)

@@ -1,0 +1,1 @@
+"""Reports as strings and bytes; nothing here touches a file."""

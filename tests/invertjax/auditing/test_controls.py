@@ -1,0 +1,26 @@
+"""What is reached without knowing the update."""
+
+import numpy as np
+import pytest
+
+from invertjax.auditing import controls
+
+
+def test_null_baselines_of_known_images():
+    """mse of a constant guess c on a constant image x is (x - c)^2."""
+    truth = {"image": np.zeros((3, 2, 8, 8, 1), np.float32)}
+    public = np.full((5, 8, 8, 1), 0.1, np.float32)
+    found = controls.guesses(truth, public, seed=0)
+    for name in ("mean_image", "random_image"):
+        assert found[name]["psnr_mean"] == pytest.approx(20.0, abs=1e-4)
+        assert found[name]["psnr_std"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_random_guesses_follow_the_seed():
+    random = np.random.default_rng(0)
+    truth = {"image": random.uniform(size=(3, 2, 8, 8, 1)).astype(np.float32)}
+    public = random.uniform(size=(50, 8, 8, 1)).astype(np.float32)
+    found = [
+        controls.guesses(truth, public, seed)["random_image"] for seed in (0, 0, 1)
+    ]
+    assert found[0] == found[1] != found[2]

@@ -1,0 +1,50 @@
+"""How command lines end."""
+
+import pytest
+
+from invertjax.cli import command
+
+
+def raises(error: BaseException):
+    """A function that does."""
+
+    def body():
+        raise error
+
+    return body
+
+
+def of_another_project():
+    raise ValueError("raised in a module that is not ours, such as this one")
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (OSError(28, "No space left on device"), command.FAILED),
+        (MemoryError("too\nlarge"), command.FAILED),
+        (KeyboardInterrupt(), command.INTERRUPTED),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_a_code(error, code, capsys):
+    assert command.guarded(raises(error)) == code
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+
+
+def test_bad_input_is_one_line(capsys):
+    assert command.guarded(lambda: command.check_arguments(["me", "extra"])) == 2
+    assert capsys.readouterr().err == (
+        "error: Unexpected argument 'extra': flags start with --.\n"
+    )
+
+
+@pytest.mark.parametrize("body", [of_another_project, raises(ZeroDivisionError())])
+def test_faults_are_shown_where_they_are(body):
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        command.guarded(body)
+
+
+def test_a_command_that_ends_well_says_nothing(capsys):
+    assert command.guarded(lambda: 0) == 0
+    assert capsys.readouterr() == ("", "")
