@@ -43,12 +43,14 @@ def start(tmp_path_factory):
         yield started
 
 
-def signalled(name, function, files, count=1):
-    """In place of `-m` before a command: see `support.signalled`."""
+def signalled(
+    name: str, function: str, files: pathlib.Path, count: int = 1
+) -> tuple[str, ...]:
+    """Returns what stands in place of `-m` before a command: see that module."""
     return ("-m", "support.signalled", name, function, str(files), str(count))
 
 
-def address():
+def address() -> str:
     """Returns localhost and a port that was free just now.
 
     It is below those that systems hand out for connections: nobody gets it by chance
@@ -61,7 +63,7 @@ def address():
     raise OSError("Of 100 ports none was free.")
 
 
-def wait_for(folder, pattern, *processes):
+def wait_for(folder: pathlib.Path, pattern: str, *processes: subprocess.Popen) -> None:
     """Returns once a file in the folder matches, which these processes are to make."""
     until = time.monotonic() + HANG_SECONDS
     while not list(folder.glob(pattern)):

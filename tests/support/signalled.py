@@ -16,7 +16,9 @@ import signal
 import sys
 
 
-def main(name: str, function: str, files: str, count: str, command: str, *flags: str):
+def main(
+    name: str, function: str, files: str, count: str, command: str, *flags: str
+) -> None:
     module, _, path = function.partition(":")
     parent, _, attribute = path.rpartition(".")
     owner = importlib.import_module(module)
