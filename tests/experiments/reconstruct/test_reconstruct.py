@@ -183,7 +183,7 @@ def test_ctrl_c_in_a_terminal(start, tmp_path):
     """After the first chunk, of one step."""
     out = tmp_path / "run"
     args = (*MATCHING, "--steps=100000", "--nonull_control", f"--workdir={out}")
-    flush = f"{RECONSTRUCT}.keeping:Keeper.flush_in_time"
+    flush = "invertjax.cli.recorder:Recorder.flush_in_time"
     interrupted = processes.signalled("SIGINT", flush, out / "config.json")
     process = start(*interrupted, RECONSTRUCT, *args)
     ((code, _, said),) = processes.ended(process)
