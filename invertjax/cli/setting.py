@@ -83,7 +83,7 @@ def define(record: type, values: flags.FlagValues) -> None:
     }
     for name, rule in rules(record).items():
         says = rule.says
-        if rule.default is not None and rule.kind is not bool:
+        if rule.default not in (None, ()) and rule.kind is not bool:
             says += f" Default: {rule.default}."
         if rule.many:
             flags.DEFINE_multi_string(name, [], says, flag_values=values)

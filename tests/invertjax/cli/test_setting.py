@@ -37,6 +37,7 @@ def parsed(*args):
 def test_a_line_is_a_flag_with_its_kind_its_default_and_its_help():
     values = parsed()
     help_text = values.get_help()
+    assert "Default: ()" not in help_text  # of a flag that may be repeated
     for part in ("--colour: Its colour. Default: red.", "--[no]quick", "(an integer)"):
         assert part in help_text
     assert setting.from_flags(Topic, values) == Topic(
