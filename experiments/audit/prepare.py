@@ -1,10 +1,11 @@
 """From settings to all that an attack needs: read, observed and checked."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from experiments.settings.attack import NUMBERS, Attack
 from experiments.settings.clients import Clients
@@ -159,23 +160,34 @@ def threat_of(attack: Attack) -> Threat:
 def keys_of(run: Run, attack: Attack, count: int) -> Keys:
     """Returns the keys of a run: the network's own is that of the seed."""
     key = jax.random.key(run.seed % 2**32)
+    starts = [jax.random.key(run.seed + use) for use in (1, 2)]
+    clients, labels, trials, control = _split(
+        key, *starts, count=count, restarts=attack.restarts or 1
+    )
+    return Keys(clients, labels, trials, control, jax.random.clone(key), run.seed)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "restarts"))
+def _split(
+    key: jax.Array,
+    trials: jax.Array,
+    control: jax.Array,
+    *,
+    count: int,
+    restarts: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Returns the keys of clients, of labels, of trials and of the control; compiled,
+    as a sweep asks for them cell by cell."""
 
     def folded(use: int) -> jax.Array:
         start = jax.random.fold_in(key, use)
-        return jax.vmap(lambda i: jax.random.fold_in(start, i))(np.arange(count))
+        return jax.vmap(lambda i: jax.random.fold_in(start, i))(jnp.arange(count))
 
-    def trials(use: int, count: int) -> jax.Array:
-        keys = jax.random.split(jax.random.key(run.seed + use), count)
-        return jax.vmap(lambda key: jax.random.split(key, attack.restarts or 1))(keys)
+    def restarted(key: jax.Array, count: int) -> jax.Array:
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda own: jax.random.split(own, restarts))(keys)
 
-    return Keys(
-        clients=folded(1),
-        labels=folded(2),
-        attack=trials(1, count),
-        control=trials(2, 1),
-        noise=jax.random.clone(key),
-        host=run.seed,
-    )
+    return folded(1), folded(2), restarted(trials, count), restarted(control, 1)
 
 
 def not_finite(index: int, victim: Victim, clients: Clients) -> ValueError:
