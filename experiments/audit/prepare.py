@@ -14,11 +14,12 @@ from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim, has_batch_norm
 from experiments.victims import checkpoint, inputs, saved_update, target
-from invertjax.auditing import Keys, Target, Threat, observed, situations
+from invertjax.auditing import Keys, Situation, Target, Threat, observed, situations
 from invertjax.auditing import run as auditing
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.auditing.run import Prepared
+from invertjax.base import Batch
 from invertjax.driver import Cache
 
 Progress = Callable[[Any, str], Iterator]  # `(iterable, name) -> iterable`
@@ -99,15 +100,8 @@ def simulated(
         )
     except observed.NotFinite as error:
         raise not_finite(error.index, victim, clients) from None
-    prepared = auditing.prepare(
-        keys,
-        row,
-        built.target,
-        situation,
-        public=inputs.batch_of(found.public),
-        cache=cache,
-        **options(attack),
-    )
+    public = inputs.batch_of(found.public)
+    prepared = prepared_for(keys, attack, built.target, situation, public, cache)
     return Ready(keys, prepared, known(data, victim, clients, attack), built.notes)
 
 
@@ -125,18 +119,44 @@ def given(
     Raises:
       ValueError: naming the flag of what does not fit.
     """
-    row, threat = ATTACKERS[attack.attack], threat_of(attack)
+    threat = threat_of(attack)
     found = saved_update.read(saved, victim, clients, attack, run, cache=cache)
     named = f"--loss={saved.loss}" if saved.loss else f"--model={victim.model}"
     checker(named, attack, threat, cache)(found.target, found.params)
     trials = observed.as_trials(jax.tree.map(lambda leaf: leaf[None], found.update))
     situation = observed.situation(found.target, threat, trials, found.params)
     keys = keys_of(run, attack, 1)
-    prepared = auditing.prepare(
-        keys, row, found.target, situation, cache=cache, **options(attack)
-    )
+    prepared = prepared_for(keys, attack, found.target, situation, None, cache)
     lines = {"batch_norm": _norm_knowledge(victim)}
     return Ready(keys, prepared, lines, {"given": saved.params})
+
+
+def prepared_for(
+    keys: Keys,
+    attack: Attack,
+    target: Target,
+    situation: Situation,
+    public: Batch | None,
+    cache: Cache,
+    **shown: int,
+) -> Prepared:
+    """Returns what `auditing.prepare` does of the settings of an attack."""
+    row = ATTACKERS[attack.attack]
+    try:
+        return auditing.prepare(
+            keys,
+            row,
+            target,
+            situation,
+            public=public,
+            cache=cache,
+            **shown,
+            **options(attack),
+        )
+    except observed.NoLabels as error:
+        raise ValueError(
+            f"--labels=inferred does not fit here: {error.reason}"
+        ) from None
 
 
 def options(attack: Attack) -> dict[str, Any]:

@@ -108,15 +108,8 @@ def prepared_for(
         "image": test.images[:PROBES].astype(training.run.dtype),
         "label": test.labels[:PROBES],
     }
-    return keys, run.prepare(
-        keys,
-        ATTACKERS[attack.attack],
-        target,
-        situation,
-        public=public,
-        shown=PROBES,
-        cache=cache,
-        **prepare.options(attack),
+    return keys, prepare.prepared_for(
+        keys, attack, target, situation, public, cache, shown=PROBES
     )
 
 

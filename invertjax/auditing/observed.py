@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invertjax import attacks, labels, layers
+from invertjax import attacks, labels
 from invertjax.auditing import clients
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.situations import (
@@ -38,6 +38,14 @@ class NotFinite(ValueError):
             f"The update of target {index} is not finite: expected a model, and "
             "smaller learning rates and noise, that keep it so."
         )
+
+
+class NoLabels(ValueError):
+    """Labels cannot be read off the updates of a model."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(f"labels='inferred' does not fit here: {reason}")
 
 
 def simulate(
@@ -145,7 +153,7 @@ def with_labels(
       cache: of compiled functions.
 
     Raises:
-      ValueError: if labels are to be read off an update that does not show them.
+      NoLabels: if they are to be read off an update that does not show them.
     """
     if situation.threat.labels == "joint":
         return situation
@@ -218,7 +226,7 @@ def _inferred(
         try:
             rows.append(read(found, params, trial["update"], probes, keys[i]))
         except ValueError as error:
-            raise ValueError(f"--labels=inferred does not fit here: {error}") from None
+            raise NoLabels(str(error)) from None
     return np.stack([np.asarray(row) for row in rows])
 
 
@@ -227,29 +235,24 @@ def _reader(
 ) -> Callable[[Any, Params, Update, Batch, Key], jax.Array]:
     """Returns `(numbers, params, update, probes, key) -> [B]`: the labels that an
     update says its client had."""
-    size, classes = static.shape[0], static.parts.num_classes
 
     def read(
         found: Any, params: Params, update: Update, probes: Batch, key: Key
     ) -> jax.Array:
-        if size == 1:  # exact, and needs no probes
-            last = layers.last(update, classes)
-            return labels.idlg(last.weight, last.bias)[None]
         target = with_numbers(static, found)
         local = target.local
-        # The update of plain SGD is about learning_rate * steps times a gradient.
-        counts = labels.recover(
+        return labels.read(
             key,
             clients.gradient(target, rule),
             params,
             update,
-            batch_size=size,
-            num_classes=classes,
+            batch_size=target.shape[0],
+            num_classes=target.parts.num_classes,
             probe_batches=probes,
+            # The update of plain SGD is about learning_rate * steps times a gradient.
             learning_rate=1.0 if local is None else local.learning_rate,
             steps=1 if local is None else local.steps,
         )
-        return labels.from_counts(counts, size)
 
     return read
 

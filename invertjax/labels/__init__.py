@@ -16,3 +16,4 @@ from invertjax.labels.idlg import idlg as idlg
 from invertjax.labels.probing import noise_batches as noise_batches
 from invertjax.labels.probing import probe as probe
 from invertjax.labels.probing import recover as recover
+from invertjax.labels.reading import read as read
