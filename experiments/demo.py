@@ -233,11 +233,7 @@ is not reconstructed here may still fall to a stronger attack.
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", _define, _run)
-
-
-def _define(values: flags.FlagValues) -> None:
-    setting.define(Demo, values)
+    return command.run(argv, __doc__ or "", (Demo,), _run)
 
 
 def _run(values: flags.FlagValues) -> int:

@@ -32,16 +32,12 @@ from experiments.settings.federation import Federation
 from experiments.settings.output import Resumable
 from invertjax.cli import command, setting, startup
 
+RECORDS = (*settings.RECORDS, Federation, Resumable)
+
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", _define, _run)
-
-
-def _define(values: flags.FlagValues) -> None:
-    settings.define(values)
-    for record in (Federation, Resumable):
-        setting.define(record, values)
+    return command.run(argv, __doc__ or "", RECORDS, _run)
 
 
 def _run(values: flags.FlagValues) -> int:

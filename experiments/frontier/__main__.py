@@ -24,16 +24,12 @@ from experiments.settings import settings
 from experiments.settings.output import Output
 from invertjax.cli import command, setting, startup
 
+RECORDS = (*settings.RECORDS, Asked, Output)
+
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", _define, _run)
-
-
-def _define(values: flags.FlagValues) -> None:
-    settings.define(values)
-    for record in (Asked, Output):
-        setting.define(record, values)
+    return command.run(argv, __doc__ or "", RECORDS, _run)
 
 
 def _run(values: flags.FlagValues) -> int:

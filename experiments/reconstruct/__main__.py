@@ -47,15 +47,12 @@ class Several:
     )
 
 
+RECORDS = (*settings.RECORDS, Resumable, Several)
+
+
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", _define, _run)
-
-
-def _define(values: flags.FlagValues) -> None:
-    settings.define(values)
-    for record in (Resumable, Several):
-        setting.define(record, values)
+    return command.run(argv, __doc__ or "", RECORDS, _run)
 
 
 def _run(values: flags.FlagValues) -> int:

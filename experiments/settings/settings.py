@@ -49,15 +49,10 @@ RULES = {
     for topic in TOPICS.values()
     for name, rule in setting.rules(topic).items()
 }
+RECORDS = tuple(TOPICS.values())
 TOPIC_OF = {
     name: topic for topic, record in TOPICS.items() for name in setting.rules(record)
 }
-
-
-def define(values: flags.FlagValues) -> None:
-    """Defines the flags of all topics."""
-    for record in TOPICS.values():
-        setting.define(record, values)
 
 
 def given(values: flags.FlagValues) -> dict[str, Any]:
@@ -67,7 +62,7 @@ def given(values: flags.FlagValues) -> dict[str, Any]:
       ValueError: naming a flag whose text is none of its values.
     """
     found: dict[str, Any] = {}
-    for record in TOPICS.values():
+    for record in RECORDS:
         found |= setting.given(record, values)
     return found
 

@@ -50,9 +50,7 @@ class Asked:
 
 
 def main(argv: list[str]) -> int:
-    return command.run(
-        argv, __doc__ or "", lambda values: setting.define(Asked, values), _run
-    )
+    return command.run(argv, __doc__ or "", (Asked,), _run)
 
 
 def _run(values: flags.FlagValues) -> int:

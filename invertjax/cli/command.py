@@ -1,11 +1,11 @@
 """How command lines end: one line and an exit code for all that goes wrong."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import flags
 
-from invertjax.cli import processes
+from invertjax.cli import processes, setting
 from invertjax.driver import layout
 
 FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
@@ -34,7 +34,7 @@ def _guarded(body: Callable[[], int]) -> int:
 def run(
     argv: list[str],
     doc: str,
-    define: Callable[[flags.FlagValues], None],
+    records: Iterable[type],
     body: Callable[[flags.FlagValues], int],
 ) -> int:
     """Runs a command, and returns its exit code.
@@ -45,23 +45,24 @@ def run(
     Args:
       argv: the name of the program, and its arguments.
       doc: what the command is for.
-      define: defines its flags.
+      records: whose settings are its flags, see `setting`.
       body: the command, told the flags.
     """
     values = flags.FlagValues()
     help_flags = ("help", "helpshort")
     for name in help_flags:
         flags.DEFINE_bool(name, False, "Show this text.", flag_values=values)
-    define(values)
+    for record in records:
+        setting.define(record, values)
     try:
         arguments = values(argv)
     except flags.Error as error:
         return said(error, BAD_INPUT)
-    if any(values.get_flag_value(name, False) for name in help_flags):
-        print(f"{doc}\nflags:\n{values.get_help()}")
-        return 0
 
     def checked() -> int:
+        if any(values.get_flag_value(name, False) for name in help_flags):
+            print(f"{doc}\nflags:\n{values.get_help()}", flush=True)
+            return 0
         check_arguments(arguments)
         return body(values)
 

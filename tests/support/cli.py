@@ -21,7 +21,7 @@ from experiments.reconstruct import __main__ as reconstruct
 from experiments.settings import settings
 from invertjax import clients, losses
 from invertjax.cli import arrays as updates
-from invertjax.cli import defense_text
+from invertjax.cli import defense_text, setting
 from invertjax.driver import Cache
 
 FILES = {
@@ -69,7 +69,8 @@ def run_script(script: Any, *args: str) -> int:
 def given(*args: str) -> dict[str, Any]:
     """The settings that flags give, not yet checked."""
     values = absl_flags.FlagValues()
-    settings.define(values)
+    for record in settings.RECORDS:
+        setting.define(record, values)
     values(["reconstruct", *args])
     return settings.given(values)
 

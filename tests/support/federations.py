@@ -23,7 +23,8 @@ def run(*args: str) -> int:
 def parsed(*args: str) -> tuple[Settings, Federation]:
     """The settings that such flags give, checked and complete."""
     values = flags.FlagValues()
-    federate._define(values)
+    for record in federate.RECORDS:
+        setting.define(record, values)
     values(["federate", *args])
     plan = federation.resolve(setting.given(Federation, values))
     return federation.of_clients(settings.given(values), plan), plan
