@@ -112,13 +112,13 @@ def audit(
     cache = cache or Cache()
     count = 1 if batches is None else len(batches["image"])
     keys = key if isinstance(key, Keys) else keys_of(key, count, restarts)
-    if batches is not None:
+    if batches is None:
+        situation = _given(target, threat, params, update, labels)
+    else:
         truth = jax.tree.map(np.asarray, batches)
         situation = observed.simulate(
             keys.clients, row, target, threat, params, truth, cache=cache
         )
-    else:
-        situation = _given(target, threat, params, update, labels)
     prepared = run.prepare(
         keys,
         row,

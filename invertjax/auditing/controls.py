@@ -12,28 +12,35 @@ from invertjax.base import Batch
 
 
 def guesses(truth: Batch, public: Any, seed: int) -> dict[str, dict[str, float]]:
-    """Returns the PSNR of guessing the mean public image, and random public images.
+    """Returns the PSNR of guesses that need no update, by name.
+
+    They are the mean public image and random public images; without public images it is
+    a grey image, so that there is always something to beat.
 
     Args:
       truth: `{"image": [N, B, H, W, C], ...}`.
-      public: `[P, H, W, C]`, images that are not targets.
+      public: `[P, H, W, C]`, images that are not targets; None where there are none.
       seed: of the choice.
 
     Returns:
-      Mean and standard deviation over targets, in dB, for each of both.
+      Mean and standard deviation over targets, in dB, for each.
     """
     count, size = truth["image"].shape[:2]
     random = np.random.default_rng(seed)
-    mean = np.broadcast_to(public.mean(0), (size, *public.shape[1:]))
-    found: dict[str, list[float]] = {"mean_image": [], "random_image": []}
+    shape = truth["image"].shape[1:]
+    scores: dict[str, list[float]] = {}
     for i in range(count):
-        chosen = public[random.integers(len(public), size=size)]
-        for name, guess in (("mean_image", mean), ("random_image", chosen)):
+        guessed = {"grey_image": np.full(shape, 0.5, np.float32)}
+        if public is not None:
+            chosen = public[random.integers(len(public), size=size)]
+            mean = np.broadcast_to(public.mean(0), shape)
+            guessed = {"mean_image": mean, "random_image": chosen}
+        for name, guess in guessed.items():
             score = metrics.score({"image": guess}, {"image": truth["image"][i]})
-            found[name].append(float(np.mean(score["psnr"])))
+            scores.setdefault(name, []).append(float(np.mean(score["psnr"])))
     return {
         name: {"psnr_mean": float(np.mean(values)), "psnr_std": float(np.std(values))}
-        for name, values in found.items()
+        for name, values in scores.items()
     }
 
 

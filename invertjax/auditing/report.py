@@ -16,6 +16,7 @@ from invertjax.reports import pictures, text
 COLUMNS = ("target", "PSNR dB", "SSIM", "labels", "steps", "stopped")
 BLIND = ("target", "objective", "misfit", "steps", "stopped")
 NULLS = {
+    "grey_image": "guessing a grey image",
     "mean_image": "guessing the mean public image",
     "random_image": "guessing random public images",
     "shuffled_update": "the same attack on a shuffled update",
@@ -163,8 +164,7 @@ def _verdict(rows: Sequence[Row], floors: Mapping[str, float], labels: str) -> s
         return verdicts.verdict_blind(rows[0]["fit"])
     scores: list[list[float]] = [row["psnr"] for row in rows]
     psnr = float(np.mean([np.mean(score) for score in scores]))
-    # Without public images there is no guess to beat but the shuffled update.
-    return verdicts.verdict(psnr, max(floors.values(), default=-np.inf), labels)
+    return verdicts.verdict(psnr, max(floors.values()), labels)
 
 
 def _scores(report: Report) -> dict[str, Any]:

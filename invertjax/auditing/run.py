@@ -149,9 +149,7 @@ def nulls(
     truth = prepared.situation.truth
     if truth is None:
         return {}
-    found: dict[str, dict[str, float]] = {}
-    if prepared.public is not None:
-        found = controls.guesses(truth, prepared.public, keys.host)
+    found = controls.guesses(truth, prepared.public, keys.host)
     if not control or attacked.interrupted:
         return found
     results = driver.run(

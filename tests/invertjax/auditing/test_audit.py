@@ -62,6 +62,14 @@ def test_nulls_and_the_verdict_stand_beside_them(found):
     assert found.threat_model["attack"] == found.attack == "analytic"
 
 
+def test_without_any_control_a_bad_guess_is_no_alarm():
+    """One step from noise, which is further off than grey."""
+    found = audit("inverting_gradients", steps=1, control=False)
+    assert found.nulls.keys() == {"grey_image"}
+    assert found.metrics["psnr"].values.mean() < found.nulls["grey_image"]
+    assert found.verdict.startswith("NOT RECONSTRUCTED")
+
+
 def test_the_text_is_that_of_a_terminal(found):
     text = str(found)
     for part in ("PSNR dB", "over 3 targets", "shuffled update", found.verdict):

@@ -24,3 +24,11 @@ def test_random_guesses_follow_the_seed():
         controls.guesses(truth, public, seed)["random_image"] for seed in (0, 0, 1)
     ]
     assert found[0] == found[1] != found[2]
+
+
+def test_without_public_images_a_grey_one_is_to_be_beaten():
+    """mse of 0.5 against 0.4 is 0.01: 20 dB."""
+    truth = {"image": np.full((2, 3, 8, 8, 1), 0.4, np.float32)}
+    found = controls.guesses(truth, None, seed=0)
+    assert found.keys() == {"grey_image"}
+    assert found["grey_image"]["psnr_mean"] == pytest.approx(20.0, abs=1e-4)
