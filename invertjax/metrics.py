@@ -95,7 +95,12 @@ def pairwise_mse(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.map(lambda row: jax.vmap(lambda other: mse(row, other))(b), a)
 
 
-def assignment(reconstructions: jax.Array, originals: jax.Array) -> np.ndarray:
+def assignment(
+    reconstructions: jax.Array,
+    originals: jax.Array,
+    *,
+    pairwise: Callable[..., jax.Array] = pairwise_mse,
+) -> np.ndarray:
     """Returns the order of the reconstructions in which their total MSE is least.
 
     A batch of gradients has no order, so that reconstructions come in any. Each
@@ -106,6 +111,7 @@ def assignment(reconstructions: jax.Array, originals: jax.Array) -> np.ndarray:
       reconstructions: `[N, ...]`, N >= B. With N > B those that fit best are kept,
         which flatters: compare with as many guesses that never saw the update.
       originals: `[B, ...]`.
+      pairwise: `pairwise_mse`, or a compiled one for many batches.
 
     Returns:
       `[B]` integers: `reconstructions[order]` is in the order of the originals. A
@@ -121,7 +127,7 @@ def assignment(reconstructions: jax.Array, originals: jax.Array) -> np.ndarray:
         )
     if reconstructions.shape == originals.shape and len(originals) == 1:
         return np.zeros(1, int)  # there is nothing to choose, and comparing takes time
-    cost = np.asarray(pairwise_mse(originals, reconstructions), np.float64)
+    cost = np.asarray(pairwise(originals, reconstructions), np.float64)
     worst = np.max(cost, where=np.isfinite(cost), initial=0.0)
     cost = np.where(np.isfinite(cost), cost, len(originals) * (worst + 1.0))
     return optimize.linear_sum_assignment(cost)[1]
@@ -152,6 +158,7 @@ def score(
     *,
     cap: float = 160.0,
     by_image: Callable[..., dict[str, jax.Array]] = by_image,
+    pairwise: Callable[..., jax.Array] = pairwise_mse,
 ) -> dict[str, list[Any]]:
     """Scores a batch: clips to [0, 1], aligns, then scores image by image.
 
@@ -159,16 +166,18 @@ def score(
       reconstruction: `{"image": [N, H, W, C], ...}`, N >= B, in any order.
       original: `{"image": [B, H, W, C], ...}` in [0, 1].
       cap: most that an image's PSNR can count, in dB.
-      by_image: the function above, or a compiled one for many batches.
+      by_image, pairwise: the functions above, or compiled ones for many batches.
 
     Returns:
       Lists with one number per original: "mse", "psnr" in dB, "ssim" (missing for
       images below 7x7), and "order", the index of its reconstruction.
     """
     originals = jnp.asarray(original["image"])
-    images = jnp.clip(jnp.asarray(reconstruction["image"]), 0.0, 1.0)
-    order = assignment(images, originals)
-    scores = {**by_image(images[order], originals, cap=cap), "order": order}
+    # NumPy compiles nothing for a clip and a choice of rows.
+    images = np.clip(np.asarray(reconstruction["image"]), 0.0, 1.0)
+    order = assignment(jnp.asarray(images), originals, pairwise=pairwise)
+    found = by_image(jnp.asarray(images[order]), originals, cap=cap)
+    scores = {**found, "order": order}
     return {name: np.asarray(values).tolist() for name, values in scores.items()}
 
 

@@ -27,7 +27,7 @@ from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
 from experiments.victims import inputs
 from invertjax import metrics
-from invertjax.auditing import controls
+from invertjax.auditing import controls, scores
 from invertjax.cli import run_folder
 from invertjax.cli.progress import Bar
 from invertjax.driver import Cache
@@ -122,7 +122,10 @@ class Run:
         guess scores."""
 
         def work(cells: list[Settings]) -> list[dict[str, Any]]:
-            return [_labels(cell, self._read(cell)) for cell in self._checked(cells)]
+            return [
+                _labels(cell, self._read(cell), self.cache)
+                for cell in self._checked(cells)
+            ]
 
         plain = [cell for cell in cells if not cell.attack.defense_known]
         kinds = programs.by_client(plain)
@@ -210,12 +213,14 @@ def _on_devices(items: Sequence[T], work: Callable[[T], R]) -> Generator[R, None
                 future.cancel()
 
 
-def _labels(cell: Settings, ready: Ready) -> dict[str, Any]:
+def _labels(cell: Settings, ready: Ready, cache: Cache) -> dict[str, Any]:
     situation, public = ready.prepared.situation, ready.prepared.public
     classes = situation.target.parts.num_classes
     pairs = zip(situation.truth["label"], situation.trials["label"], strict=True)
     recall = [metrics.label_recall(truth, found, classes) for truth, found in pairs]
-    guesses = controls.guesses(situation.truth, public, cell.run.seed)
+    guesses = controls.guesses(
+        situation.truth, public, cell.run.seed, score=scores.scorer(cache)
+    )
     return {
         "cell": table_.name_of(cell),
         "label_recall": float(np.mean(recall)),

@@ -14,7 +14,7 @@ from experiments.audit.versions import versions
 from experiments.settings.settings import Settings
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
-from invertjax import driver, metrics
+from invertjax import driver
 from invertjax.auditing import run, scores
 from invertjax.base import Stop
 from invertjax.driver import Cache
@@ -100,9 +100,9 @@ class Rows:
 
     def _add(self, job: Job, result: Any, seconds: float) -> None:
         cell, ready, target = job
-        by_image = self.output.cache.jit(("scores",), lambda: metrics.by_image)
+        score = scores.scorer(self.output.cache)
         situation = ready.prepared.situation
-        row, arrays = scores.scored(situation, target, result, by_image=by_image)
+        row, arrays = scores.scored(situation, target, result, score=score)
         kept: dict[str, str] = {}
         if target < self.output.images:
             kept = pictures.save(self.output.folder, cell, target, arrays)

@@ -7,11 +7,14 @@ import numpy as np
 
 from invertjax import metrics
 from invertjax.auditing import observed
+from invertjax.auditing.scores import Score
 from invertjax.auditing.situations import Situation
 from invertjax.base import Batch
 
 
-def guesses(truth: Batch, public: Any, seed: int) -> dict[str, dict[str, float]]:
+def guesses(
+    truth: Batch, public: Any, seed: int, *, score: Score = metrics.score
+) -> dict[str, dict[str, float]]:
     """Returns the PSNR of guesses that need no update, by name.
 
     They are the mean public image and random public images; without public images it is
@@ -21,6 +24,7 @@ def guesses(truth: Batch, public: Any, seed: int) -> dict[str, dict[str, float]]
       truth: `{"image": [N, B, H, W, C], ...}`.
       public: `[P, H, W, C]`, images that are not targets; None where there are none.
       seed: of the choice.
+      score: from `scores.scorer`, where there are many batches to score.
 
     Returns:
       Mean and standard deviation over targets, in dB, for each.
@@ -28,7 +32,7 @@ def guesses(truth: Batch, public: Any, seed: int) -> dict[str, dict[str, float]]
     count, size = truth["image"].shape[:2]
     random = np.random.default_rng(seed)
     shape = truth["image"].shape[1:]
-    scores: dict[str, list[float]] = {}
+    reached: dict[str, list[float]] = {}
     for i in range(count):
         guessed = {"grey_image": np.full(shape, 0.5, np.float32)}
         if public is not None:
@@ -36,11 +40,11 @@ def guesses(truth: Batch, public: Any, seed: int) -> dict[str, dict[str, float]]
             mean = np.broadcast_to(public.mean(0), shape)
             guessed = {"mean_image": mean, "random_image": chosen}
         for name, guess in guessed.items():
-            score = metrics.score({"image": guess}, {"image": truth["image"][i]})
-            scores.setdefault(name, []).append(float(np.mean(score["psnr"])))
+            found = score({"image": guess}, {"image": truth["image"][i]})
+            reached.setdefault(name, []).append(float(np.mean(found["psnr"])))
     return {
         name: {"psnr_mean": float(np.mean(values)), "psnr_std": float(np.std(values))}
-        for name, values in scores.items()
+        for name, values in reached.items()
     }
 
 

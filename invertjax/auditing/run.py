@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from invertjax import driver, metrics
+from invertjax import driver
 from invertjax.auditing import attackers, controls, observed, programs, report, scores
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.keys import Keys
@@ -111,15 +111,13 @@ def attack(
 ) -> programs.Attacked:
     """Attacks the updates from `first` on, and tells `watch.update` of each."""
     situation, plan = prepared.situation, prepared.plan
-    by_image = cache.jit(("scores",), lambda: metrics.by_image)
+    score = scores.scorer(cache)
 
     def fit(index: int, batch: Batch) -> float:
         return programs.fit(situation, plan.row, index, batch)
 
     def on_update(index: int, result: Result) -> None:
-        watch.update(
-            *scores.scored(situation, index, result, by_image=by_image, fit=fit)
-        )
+        watch.update(*scores.scored(situation, index, result, score=score, fit=fit))
 
     return programs.attack(
         keys.attack,
@@ -141,6 +139,7 @@ def nulls(
     *,
     control: bool = True,
     watch: Watch = SILENT,
+    cache: Cache,
 ) -> dict[str, dict[str, float]]:
     """Returns scores that need no knowledge of the update, by name.
 
@@ -149,7 +148,8 @@ def nulls(
     truth = prepared.situation.truth
     if truth is None:
         return {}
-    found = controls.guesses(truth, prepared.public, keys.host)
+    score = scores.scorer(cache)
+    found = controls.guesses(truth, prepared.public, keys.host, score=score)
     if not control or attacked.interrupted:
         return found
     results = driver.run(
@@ -161,8 +161,8 @@ def nulls(
     ).results
     if not np.any(np.asarray(results.stopped) == Stop.INTERRUPTED):
         image = scores.finite(driver.best(results).batch["image"][0])
-        score = metrics.score({"image": image}, {"image": truth["image"][0]})
-        found["shuffled_update"] = {"psnr_mean": float(np.mean(score["psnr"]))}
+        reached = score({"image": image}, {"image": truth["image"][0]})
+        found["shuffled_update"] = {"psnr_mean": float(np.mean(reached["psnr"]))}
     return found
 
 
@@ -210,7 +210,7 @@ def complete(
         memory_limit=memory_limit,
         cache=cache,
     )
-    null = nulls(keys, prepared, attacked, control=control, watch=watch)
+    null = nulls(keys, prepared, attacked, control=control, watch=watch, cache=cache)
     known_truth = prepared.situation.truth is not None
     missing = control and known_truth and "shuffled_update" not in null
     attacked = attacked._replace(interrupted=attacked.interrupted or missing)

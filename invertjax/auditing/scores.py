@@ -1,15 +1,18 @@
 """Scores of reconstructions, after assignment: a row an update, and its arrays."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from invertjax import metrics
 from invertjax.auditing.observed import take
 from invertjax.auditing.situations import Situation, Target
-from invertjax.base import Arrays, Result, Row, Stop
+from invertjax.base import Arrays, Batch, Result, Row, Stop
+from invertjax.driver.cache import Cache
+
+Score = Callable[[Batch, Batch], dict[str, list[Any]]]  # see `metrics.score`
 
 # The columns that a reconstruction has in tables, with their types.
 COLUMNS = {
@@ -24,12 +27,21 @@ COLUMNS = {
 }
 
 
+def scorer(cache: Cache) -> Score:
+    """Returns `metrics.score`, compiled once for batches of one shape."""
+    return functools.partial(
+        metrics.score,
+        by_image=cache.jit(("by_image",), lambda: metrics.by_image),
+        pairwise=cache.jit(("pairwise",), lambda: metrics.pairwise_mse),
+    )
+
+
 def scored(
     situation: Situation,
     index: int,
     result: Result,
     *,
-    by_image: Callable[..., dict[str, jax.Array]] = metrics.by_image,
+    score: Score = metrics.score,
     fit: Callable[[int, Any], float] | None = None,
 ) -> tuple[Row, Arrays]:
     """Returns the row of one update, and its arrays.
@@ -38,7 +50,7 @@ def scored(
       situation: that was attacked.
       index: of the update.
       result: of its best restart.
-      by_image: of `metrics`, compiled where there are many batches to score.
+      score: from `scorer`, where there are many batches to score.
       fit: `(index, batch) -> the cosine distance of its update from the observed one`,
         for where there is no truth.
     """
@@ -54,15 +66,15 @@ def scored(
     }
     images = finite(result.batch["image"])
     if situation.truth is None:
-        found = fit(index, result.batch) if fit else np.nan
-        row["fit"] = found if np.isfinite(found) else None
+        distance = fit(index, result.batch) if fit else np.nan
+        row["fit"] = distance if np.isfinite(distance) else None
         return row, {"image": np.clip(images, 0, 1), "label": guess}
     truth = take(situation.truth, index)
-    score = metrics.score({"image": images}, truth, by_image=by_image)
-    order = score.pop("order")
+    found = score({"image": images}, truth)
+    order = found.pop("order")
     classes = situation.target.parts.num_classes
     recall = metrics.label_recall(truth["label"], guess, classes)
-    row |= {**score, "ssim": score.get("ssim", []), "label_recall": float(recall)}
+    row |= {**found, "ssim": found.get("ssim", []), "label_recall": float(recall)}
     row["labels_true"] = [int(value) for value in truth["label"]]
     row["labels"] = [int(guess[i]) for i in order]
     arrays = {"image": np.clip(images[order], 0, 1), "label": guess[order]}
