@@ -5,12 +5,15 @@ One CPU device, on any machine; tests of several start processes of their own.
 
 import ctypes
 import gc
+import mmap
 import os
 import pathlib
+from collections.abc import Iterable
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # before JAX reads it
 
 import jax  # noqa: E402
+import jaxlib  # noqa: E402
 import pytest  # noqa: E402
 
 # What JAX traces stays cached: collecting it over and over took a quarter of the time.
@@ -20,15 +23,32 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # Most of the time of most tests is compiling. Long tests run what users run.
-QUICK_TO_COMPILE = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+QUICK_TO_COMPILE = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": "true",
+    "xla_cpu_use_fusion_emitters": "false",
+    "xla_cpu_parallel_codegen_split_count": "1",
+}
+
+
+def _known(names: Iterable[str]) -> list[str]:
+    """Returns the flags that this XLA has: at one that it has not, it aborts."""
+    known = set()
+    for library in pathlib.Path(jaxlib.__file__).parent.glob("*.so"):
+        with (
+            open(library, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as binary,
+        ):
+            known |= {name for name in names if binary.find(name.encode()) >= 0}
+    return [name for name in names if name in known]
 
 
 def pytest_configure(config):
     if config.option.markexpr == "not slow":
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} {QUICK_TO_COMPILE}".strip()
+        flags = [
+            f"--{name}={QUICK_TO_COMPILE[name]}" for name in _known(QUICK_TO_COMPILE)
+        ]
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 
 # JAX keeps whatever it has traced and compiled, 4.5 GB at the end: few tests share it.
