@@ -30,12 +30,14 @@ class Ready(NamedTuple):
 
     keys: of all that is random. prepared: the situation and the plan.
     known: lines of the threat model. facts: what belongs beside the figures.
+    inputs: digests of what was read, by flag.
     """
 
     keys: Keys
     prepared: Prepared
     known: dict[str, str]
     facts: dict[str, Any]
+    inputs: dict[str, str] = {}
 
 
 def read(

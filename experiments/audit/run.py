@@ -1,6 +1,6 @@
 """From all settings of a run to what an attack needs, and to the report."""
 
-from experiments.audit import prepare
+from experiments.audit import digests, prepare
 from experiments.audit.prepare import Progress, Ready
 from experiments.settings.settings import Settings
 from invertjax import Report
@@ -22,11 +22,15 @@ def ready(
     """
     data, victim, attack, clients, saved, run_ = chosen
     if saved.update is not None:
-        return prepare.given(saved, victim, clients, attack, run_, cache=cache)
+        made = prepare.given(saved, victim, clients, attack, run_, cache=cache)
+        return made._replace(inputs=digests.of_files(saved, victim))
     found = prepare.read(data, victim, clients, run_, cache=cache)
-    return prepare.simulated(
+    made = prepare.simulated(
         found, data, victim, clients, attack, run_, progress=progress, cache=cache
     )
+    images = {"split": found.truth, "train_split": found.public}
+    read = {**digests.of_files(saved, victim), **digests.of_images(images)}
+    return made._replace(inputs=read)
 
 
 def report(

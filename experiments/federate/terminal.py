@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from experiments.audit import digests
 from experiments.audit.versions import versions
 from experiments.federate import auditing, rounds, training
 from experiments.federate import picture as federation_picture
@@ -51,19 +52,29 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
     )
     cache = Cache()
     trained = _prepared(chosen, plan, cache)
+    inputs = _inputs(trained, chosen)
+    if output.resume:
+        run_folder.check_inputs(workdir, inputs)
     start = training.start(trained)
     out = run_folder.open_(workdir, resume=output.resume, files=rounds.FILES)
     keeper = rounds.recording(out, start)
     if keeper.complete():
         print(f"All {plan.rounds} rounds are done: {out.path}")
         return 0
-    keeper.start({"settings": kept, "on_nan": on_nan, **versions()})
+    keeper.start({"settings": kept, "on_nan": on_nan, "inputs": inputs, **versions()})
     return _run(trained, chosen.attack, keeper, cache)
 
 
 def _default_workdir(chosen: Settings, kept: Mapping[str, Any]) -> str:
     source = chosen.data.dataset.replace("/", "_").replace(":", "-")
     return f"runs/federate-{chosen.victim.model}-{source}-{settings.digest(kept)}"
+
+
+def _inputs(trained: Training, chosen: Settings) -> dict[str, str]:
+    """Returns digests of what the federation reads, by flag."""
+    images = {"split": trained.test, "train_split": trained.examples}
+    files = digests.of_files(chosen.saved, trained.victim)
+    return {**files, **digests.of_images(images)}
 
 
 def _prepared(chosen: Settings, plan: Federation, cache: Cache) -> Training:

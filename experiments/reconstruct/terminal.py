@@ -51,6 +51,8 @@ def reconstruct(
     def opened() -> Any:
         if not processes.is_first():
             return Elsewhere()
+        if output.resume:
+            run_folder.check_inputs(workdir, prepared.inputs)
         return Recorder(run_folder.open_(workdir, resume=output.resume), ARRAYS)
 
     processes.together(checked)
@@ -60,7 +62,11 @@ def reconstruct(
     if processes.of_first(recorder.complete()):
         return processes.parting(_say_done(recorder))
     report = _attack(
-        chosen, prepared, recorder, {"settings": kept, **versions()}, cache
+        chosen,
+        prepared,
+        recorder,
+        {"settings": kept, "inputs": prepared.inputs, **versions()},
+        cache,
     )
     if report is None or not processes.is_first():
         return processes.parting(0)
@@ -95,7 +101,7 @@ def _attack(
             recorder.flush_in_time()
 
         watch = Watch(on_chunk, check, recorder.add)
-        first = processes.of_first(len(recorder.rows))
+        todo = _missing(recorder, prepared.prepared.situation.updates)
         earlier = _earlier(recorder)
         recorder.start(config)
         return run.complete(
@@ -105,13 +111,21 @@ def _attack(
             control=bool(chosen.attack.null_control),
             watch=watch,
             finished=(list(recorder.rows), list(recorder.payload)),
-            first=first,
+            todo=todo,
             known=prepared.known,
             facts={"victim": prepared.facts},
             earlier=earlier,
             memory_limit=processes.memory_limit(),
             cache=cache,
         )
+
+
+def _missing(recorder: Any, updates: int) -> list[int]:
+    """Returns the targets that the run has not finished, in every process."""
+    done = np.zeros(updates, np.int32)
+    for row in recorder.rows:
+        done[row["target"]] = 1
+    return [int(i) for i in np.flatnonzero(processes.of_first(done) == 0)]
 
 
 def _earlier(recorder: Any) -> dict[str, float]:
@@ -126,8 +140,10 @@ def _earlier(recorder: Any) -> dict[str, float]:
 def _finish(report: Report, recorder: Any) -> int:
     """Writes and prints the outcome; returns the exit code."""
     out = recorder.folder
-    for name in ("grid.png", "summary.json"):  # who goes on looks at the second
-        run_folder.write(out.path / name, report.files()[name])
+    files = report.files()  # in the order of targets, which is not that of recording
+    last = "summary.json"  # who goes on looks at it
+    for name in (*sorted(set(files) - {last}), last):
+        run_folder.write(out.path / name, files[name])
     print(report)
     print(f"Files: {out.path}")
     return _code(report.summary, report.rows)

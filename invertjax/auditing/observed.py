@@ -257,8 +257,8 @@ def _reader(
     return read
 
 
-def take(tree: Any, rows: int | slice) -> Any:
-    """Returns a row, or the rows of a slice, of every leaf."""
+def take(tree: Any, rows: int | slice | np.ndarray) -> Any:
+    """Returns a row, or several rows, of every leaf."""
     return jax.tree.map(operator.itemgetter(rows), tree)
 
 

@@ -1,6 +1,6 @@
 """From a situation to compiled attacks on all of its trials."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -118,7 +118,7 @@ def attack(
     *,
     rule: stopping.Rule = stopping.NEVER,
     cache: Cache,
-    first: int = 0,
+    todo: Sequence[int] | None = None,
     memory_limit: float | None = None,
     on_chunk: Callable[[driver.Progress], None] = lambda progress: None,
     on_update: Callable[[int, Result], None] = lambda index, result: None,
@@ -131,7 +131,7 @@ def attack(
       plan: what the attacker does.
       rule: when a trial ends early.
       cache: of compiled functions.
-      first: updates before this one are finished already.
+      todo: the updates to attack; None: all.
       memory_limit: see `driver.build`.
       on_chunk: told a `driver.Progress` after every chunk of steps.
       on_update: told the index and the best restart's `Result` of a finished update.
@@ -149,25 +149,26 @@ def attack(
     key = ("attack", key_of(situation, plan), structure, tuple(map(_shape, leaves)))
     program = cache(key, build)
     seconds_compile = built[0].seconds_compile if built else 0.0
-    if first == situation.updates:
+    rest = np.arange(situation.updates) if todo is None else np.asarray(todo, int)
+    if not len(rest):
         return Attacked(program, seconds_compile, 0.0, False)
 
     def on_group(rows: range, results: Any) -> None:
         picked = jax.tree.map(np.asarray, driver.best(results))
         for i, row in enumerate(rows):
-            on_update(first + row, take(picked, i))
+            on_update(int(rest[row]), take(picked, i))
 
     done = driver.run(
         program,
         situation.shared,
-        take(situation.trials, slice(first, None)),
-        keys[first:],
+        take(situation.trials, rest),
+        keys[rest],
         rule=rule,
         on_chunk=on_chunk,
         on_group=on_group,
     )
     stopped = np.asarray(done.results.stopped)
-    short = len(stopped) < situation.updates - first
+    short = len(stopped) < len(rest)
     interrupted = short or bool(np.any(stopped == Stop.INTERRUPTED))
     return Attacked(program, seconds_compile, done.seconds, interrupted)
 

@@ -43,8 +43,9 @@ class Report(NamedTuple):
     verdict: one line for a reader who is not an engineer.
     facts: plain values that belong beside the figures: times, layout, failures.
     rows: a dict an update, as in metrics.jsonl.
-    arrays: a dict an update: "image" `[B, H, W, C]`, "label" `[B]`, and "original"
-      where the truth is known, in the same order.
+    arrays: a dict an update: "target" `[]`, which update it is of; "image"
+      `[B, H, W, C]`, "label" `[B]`, and "original" where the truth is known, in the
+      same order.
     """
 
     attack: str

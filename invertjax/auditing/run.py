@@ -104,12 +104,12 @@ def attack(
     prepared: Prepared,
     *,
     rule: stopping.Rule = stopping.NEVER,
-    first: int = 0,
+    todo: Sequence[int] | None = None,
     watch: Watch = SILENT,
     memory_limit: float | None = None,
     cache: Cache,
 ) -> programs.Attacked:
-    """Attacks the updates from `first` on, and tells `watch.update` of each."""
+    """Attacks the updates `todo`, by default all, and tells `watch.update` of each."""
     situation, plan = prepared.situation, prepared.plan
     score = scores.scorer(cache)
 
@@ -125,7 +125,7 @@ def attack(
         plan,
         rule=rule,
         cache=cache,
-        first=first,
+        todo=todo,
         memory_limit=memory_limit,
         on_chunk=_watched(watch),
         on_update=on_update,
@@ -174,7 +174,7 @@ def complete(
     control: bool = True,
     watch: Watch = SILENT,
     finished: tuple[Sequence[Row], Sequence[Arrays]] = ((), ()),
-    first: int | None = None,
+    todo: Sequence[int] | None = None,
     known: dict[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     earlier: Mapping[str, float] | None = None,
@@ -185,8 +185,8 @@ def complete(
 
     Args:
       keys, prepared, rule, control, watch, memory_limit, cache: see `attack`, `nulls`.
-      finished: rows and arrays of the first updates, from a run that was interrupted.
-      first: how many they are, where another process has them. Default: as many.
+      finished: rows and arrays of some updates, from a run that was interrupted.
+      todo: the other updates, where another process has those rows.
       known, facts: see `reported`.
       earlier: seconds_compile and seconds_run of that run.
 
@@ -200,12 +200,14 @@ def complete(
         arrays.append(batch)
         watch.update(row, batch)
 
-    first = len(rows) if first is None else first
+    if todo is None:
+        done = {row["target"] for row in rows}
+        todo = [i for i in range(prepared.situation.updates) if i not in done]
     attacked = attack(
         keys,
         prepared,
         rule=rule,
-        first=first,
+        todo=todo,
         watch=watch._replace(update=keep),
         memory_limit=memory_limit,
         cache=cache,
@@ -218,7 +220,16 @@ def complete(
         attacked = attacked._replace(**{name: getattr(attacked, name) + seconds})
     if not rows:
         return None
-    return reported(prepared, attacked, rows, arrays, null, known=known, facts=facts)
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["target"])
+    return reported(
+        prepared,
+        attacked,
+        [rows[i] for i in order],
+        [arrays[i] for i in order],
+        null,
+        known=known,
+        facts=facts,
+    )
 
 
 def reported(

@@ -68,7 +68,8 @@ def scored(
     if situation.truth is None:
         distance = fit(index, result.batch) if fit else np.nan
         row["fit"] = distance if np.isfinite(distance) else None
-        return row, {"image": np.clip(images, 0, 1), "label": guess}
+        seen = {"image": np.clip(images, 0, 1), "label": guess}
+        return row, {"target": np.asarray(index), **seen}
     truth = take(situation.truth, index)
     found = score({"image": images}, truth)
     order = found.pop("order")
@@ -77,8 +78,12 @@ def scored(
     row |= {**found, "ssim": found.get("ssim", []), "label_recall": float(recall)}
     row["labels_true"] = [int(value) for value in truth["label"]]
     row["labels"] = [int(guess[i]) for i in order]
-    arrays = {"image": np.clip(images[order], 0, 1), "label": guess[order]}
-    return row, {**arrays, "original": truth["image"]}
+    return row, {
+        "target": np.asarray(index),
+        "image": np.clip(images[order], 0, 1),
+        "label": guess[order],
+        "original": truth["image"],
+    }
 
 
 def columns(row: Row) -> Row:

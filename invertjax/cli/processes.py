@@ -139,9 +139,13 @@ def is_first() -> bool:
     return _jax.process_index() == 0
 
 
-def of_first(number: int) -> int:
-    """Returns the number that process 0 has (int32), in every process."""
-    return int(layout.gather(np.int32(number))[0])
+def of_first(numbers: Any) -> np.ndarray:
+    """Returns the numbers (int32) that process 0 has, in every process.
+
+    Args:
+      numbers: of one shape in all of them.
+    """
+    return layout.gather(np.asarray(numbers, np.int32))[0]
 
 
 def together(stage: Callable[[], T]) -> T:
@@ -273,7 +277,7 @@ def ended(body: Callable[[], int]) -> int:
 
 def parting(code: int) -> int:
     """Returns process 0's exit code in every process: all end here, in agreement."""
-    code = of_first(code)
+    code = int(of_first(code))
     ENDING.agreed = True
     return code
 

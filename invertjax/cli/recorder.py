@@ -126,18 +126,26 @@ class Elsewhere(contextlib.nullcontext[None]):
 
 def _load_arrays(folder: RunDir) -> tuple[list[Row], list[Arrays]]:
     try:
-        rows = [row for row in folder.rows() if row["stopped"] != "interrupted"]
-        return rows, _unstacked(folder, len(rows)) if rows else []
-    except (OSError, ValueError, LookupError) as error:
+        rows = folder.rows()
+        pairs = zip(rows, _arrays_of(folder, rows), strict=True) if rows else ()
+        done = [pair for pair in pairs if pair[0]["stopped"] != "interrupted"]
+        return [row for row, _ in done], [arrays for _, arrays in done]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"--resume: the results in --workdir={folder.path} cannot be read "
             f"({error}); start again with --overwrite."
         ) from None
 
 
-def _unstacked(folder: RunDir, count: int) -> list[Arrays]:
+def _arrays_of(folder: RunDir, rows: list[Row]) -> list[Arrays]:
+    """Returns the arrays of every row: those of its target, or, in a folder that knows
+    no targets, those at its place."""
     stacked = arrays.load(str(folder.path / RECONSTRUCTIONS), RECONSTRUCTIONS)
-    return [{name: leaf[i] for name, leaf in stacked.items()} for i in range(count)]
+    places = list(range(len(rows)))
+    if "target" in stacked:
+        of = stacked["target"].tolist()
+        places = [of.index(row["target"]) for row in rows]
+    return [{name: leaf[i] for name, leaf in stacked.items()} for i in places]
 
 
 def _appended(batches: list[Arrays], new: Arrays) -> list[Arrays]:

@@ -184,6 +184,27 @@ def check(
         _check_same(path, folder / "config.json", settings)
 
 
+def check_inputs(path: str, now: dict[str, str]) -> None:
+    """Refuses to go on with a run whose inputs have been replaced since.
+
+    Args:
+      path: of its folder.
+      now: digests of what is read now, by flag.
+
+    Raises:
+      ValueError: naming the flag of what differs.
+    """
+    file = pathlib.Path(path) / "config.json"
+    before = _config(path, file).get("inputs", now) if file.exists() else now
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"--resume: what --{name} names is not what it was when the run in "
+                f"--workdir={path} began: expected the same content; start again with "
+                "--overwrite."
+            )
+
+
 def check_writable(folder: pathlib.Path, named: str) -> None:
     """Refuses a folder that is none, or that could not be made or written.
 
@@ -225,14 +246,23 @@ def _there(folder: pathlib.Path, files: Sequence[str]) -> list[pathlib.Path]:
     return [file for pattern in files for file in folder.glob(pattern)]
 
 
-def _check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
+def _config(path: str, file: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of a run's config.json."""
     try:
-        before = json.loads(file.read_text())["settings"]
-    except (OSError, ValueError, KeyError):
-        raise ValueError(
-            f"--resume: {file} cannot be read; start --workdir={path} again with "
-            "--overwrite."
-        ) from None
+        found = json.loads(file.read_bytes())
+        parts = found["settings"], found.get("inputs", {})
+        if all(isinstance(part, dict) for part in parts):
+            return found
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise ValueError(
+        f"--resume: {file} cannot be read; start --workdir={path} again with "
+        "--overwrite."
+    )
+
+
+def _check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
+    before = _config(path, file)["settings"]
     now = json.loads(json.dumps(now))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

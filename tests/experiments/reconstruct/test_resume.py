@@ -1,0 +1,81 @@
+"""What goes on with a run: no target lost or done twice, and no input replaced."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from support import cli
+
+ARGS = (
+    "--attack=inverting_gradients",
+    "--steps=2",
+    "--model=mlp",
+    "--width=9",
+    "--image_size=8",
+    "--targets=3",
+)
+
+cheap_compilation = cli.cheap_compilation  # a fixture
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run of three targets."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert cli.run(*ARGS, f"--workdir={out}") == 0
+    return out
+
+
+@pytest.mark.parametrize("interrupted", [[0], [1], [0, 2], [2, 1]])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_targets_are_done_once_whatever_was_interrupted(
+    whole, tmp_path, interrupted, recorded
+):
+    """Targets of a group end in any order: rows and arrays are paired by target."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    rows, arrays = cli.rows(whole), cli.arrays(whole)
+    kept = [i for i in range(3) if recorded or i not in interrupted]
+    for i in interrupted:
+        rows[i]["stopped"] = "interrupted"
+        arrays["image"][i] = 0.5
+    lines = (json.dumps(rows[i]) + "\n" for i in reversed(kept))
+    (out / "metrics.jsonl").write_text("".join(lines))
+    np.savez(out / "reconstructions.npz", **{k: v[kept] for k, v in arrays.items()})
+    (out / "summary.json").write_text('{"interrupted": true}')
+    assert cli.run(*ARGS, f"--workdir={out}", "--resume") == 0
+    assert cli.rows(out) == cli.rows(whole)
+    for name, values in cli.arrays(whole).items():
+        np.testing.assert_array_equal(cli.arrays(out)[name], values)
+    assert cli.summary(out)["psnr_mean"] == cli.summary(whole)["psnr_mean"]
+
+
+@pytest.mark.parametrize("name", ["update", "params"])
+def test_a_replaced_update_is_no_run_to_go_on_with(tmp_path, capsys, name):
+    cli.own_update(tmp_path)
+    out = tmp_path / "run"
+    args = (*cli.own_flags(tmp_path), "--model=mlp", "--width=9", "--attack=analytic")
+    assert cli.run(*args, f"--workdir={out}") == 0
+    assert cli.run(*args, f"--workdir={out}", "--resume") == 0
+    file = tmp_path / f"{name}.npz"
+    with np.load(file) as archive:
+        np.savez(file, **{key: 2 * archive[key] for key in archive.files})
+    before = cli.summary(out)
+    line = cli.refused(capsys, out, *args, "--resume")
+    assert f"--{name} " in line and "--overwrite" in line
+    assert cli.summary(out) == before
+    assert cli.run(*args, f"--workdir={out}", "--overwrite") == 0
+
+
+def test_a_replaced_checkpoint_is_no_run_to_go_on_with(tmp_path, capsys):
+    out, file = tmp_path / "run", tmp_path / "net.safetensors"
+    trained = (*ARGS[1:], f"--checkpoint={file}", "--attack=analytic")
+    args = [arg for arg in trained if not arg.startswith("--steps")]
+    assert cli.run(*args, "--train_steps=1", f"--workdir={out}") == 0
+    assert cli.run(*args, "--train_steps=1", f"--workdir={out}", "--resume") == 0
+    file.unlink()
+    other = (*args, "--seed=1", "--train_steps=1", f"--workdir={tmp_path / 'other'}")
+    assert cli.run(*other) == 0
+    line = cli.refused(capsys, out, *args, "--train_steps=1", "--resume")
+    assert "--checkpoint" in line
