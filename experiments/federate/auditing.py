@@ -13,6 +13,7 @@ from experiments.settings.victim import Victim
 from invertjax import federated
 from invertjax.auditing import Report, Situation, Target, Watch, observed, run
 from invertjax.auditing.attackers import ATTACKERS
+from invertjax.auditing.checks import needs_order
 from invertjax.auditing.report import picture_rows
 from invertjax.auditing.run import SILENT
 from invertjax.auditing.threat_model import threat_model
@@ -125,6 +126,23 @@ def attacked(training: Training, weights: tuple[float, ...]) -> Target:
         return target
     size, *shape = target.shape
     return target._replace(shape=(len(weights) * size, *shape), members=weights)
+
+
+def check_labels(training: Training, attack: Attack) -> None:
+    """Refuses to read labels off updates that do not say whose they are.
+
+    Raises:
+      ValueError: naming --labels and what stands in its way.
+    """
+    sizes = sorted({float(len(rows)) for rows in training.partition if len(rows)})
+    count = training.federation.participants
+    target = attacked(training, (sizes[0], *sizes[-1:] * (count - 1)))
+    reason = needs_order(target, prepare.threat_of(attack))
+    if reason:
+        raise ValueError(
+            f"--labels=inferred does not go with --sees={training.federation.sees}: "
+            f"{reason}; expected known or joint."
+        )
 
 
 def threats(training: Training, attack: Attack, name: str) -> dict[str, Any]:

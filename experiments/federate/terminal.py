@@ -52,6 +52,7 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
     )
     cache = Cache()
     trained = _prepared(chosen, plan, cache)
+    auditing.check_labels(trained, chosen.attack)
     inputs = _inputs(trained, chosen)
     if output.resume:
         run_folder.check_inputs(workdir, inputs)

@@ -102,10 +102,31 @@ def _labels(given: Given, row: Attacker) -> None:
             f"--batch_size={size} does not fit --attack={row.name}: it reads a single "
             f"image; expected {row.images}."
         )
+    if labels == "inferred":
+        _ordered(given)
     if labels is not None and labels not in row.labels and not row.one_gradient:
         raise ValueError(
             f"--labels={labels} does not apply to --attack={row.name}: expected "
             f"{' or '.join(row.labels)}."
+        )
+
+
+def _ordered(given: Given) -> None:
+    """Refuses labels without an order where the attacker simulates one."""
+    size, local = given.get("batch_size", 1), given.get("local_batch")
+    simulated = given.get("local_steps") and given.get("local_known") is not False
+    if simulated and local is not None and local < size:
+        raise ValueError(
+            f"--local_batch={local} does not go with --labels=inferred: counts do not "
+            f"say which mini-batch has which label; expected --local_batch={size}, "
+            "--nolocal_known, or other labels."
+        )
+    told = [one for one in given.get("defense", ()) if one.told]
+    if told and given.get("defense_known") and size > 1:
+        raise ValueError(
+            f"--defense_known does not go with --defense={told[0]} and "
+            "--labels=inferred: counts do not say on which image it did what the "
+            "attacker is told; expected other labels."
         )
 
 

@@ -96,6 +96,35 @@ def check(
         )
 
 
+def needs_order(target: Target, threat: Threat) -> str | None:
+    """Returns why labels that were read off an update, which come as counts without an
+    order, do not do here; None where they do, or are not read off.
+
+    The attacker would simulate a client whose images have other labels than they had.
+    """
+    if threat.labels != "inferred" or target.shape[0] == 1:
+        return None
+    members = target.members or (1.0,)
+    size = target.shape[0] // len(members)
+    if len(set(members)) > 1:
+        return (
+            f"counts of labels are read off a mean of equal weights, not of {members} "
+            "(clients with unequal numbers of images)"
+        )
+    local = target.local if threat.local_known else None
+    if local is not None and len(members) > 1:
+        return "they do not say which client of the mean has which label (local_steps)"
+    if local is not None and local.batch_size < size:
+        return (
+            f"they do not say which mini-batch (local_batch) of {local.batch_size} has "
+            f"which of the {size} labels"
+        )
+    told = [one for one in target.protections if one.told and threat.protection_known]
+    if told:
+        return f"they do not say on which image {told[0]} did what the attacker is told"
+    return None
+
+
 def _check_row(row: Attacker, target: Target, params: Params, threat: Threat) -> None:
     named = f"attack={row.name!r}"
     if threat.labels not in row.labels:
@@ -107,6 +136,12 @@ def _check_row(row: Attacker, target: Target, params: Params, threat: Threat) ->
         raise ValueError(
             f"local={target.local} does not fit {named}, which solves the gradient of "
             "every layer in turn: expected None."
+        )
+    unordered = needs_order(target, threat)
+    if unordered:
+        raise ValueError(
+            f"labels='inferred' does not fit here: {unordered}; expected 'known', "
+            "labels [B], or 'joint'."
         )
     reason = row.refuses(target, params, threat) if row.refuses else None
     if reason:

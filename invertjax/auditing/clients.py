@@ -14,6 +14,7 @@ from invertjax.defenses import defend, protection
 from invertjax.federated.as_one_client import averaged
 from invertjax.rewrites import smoothing
 
+ANEW = 1  # folded into a key of which the attacker may not know what came
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 
@@ -50,7 +51,7 @@ def simulated(target: Target, *, knows: bool, rule: str | None = None) -> Client
       knows: whether he knows of its defenses.
       rule: see `gradient`.
     """
-    return _simulated(target, gradient(target, rule), knows)
+    return _simulated(target, gradient(_drawing_anew(target), rule), knows)
 
 
 def softened(
@@ -71,7 +72,8 @@ def softened(
         return None
 
     def soften(target: Target, sharpness: Any) -> Client:
-        share = _of_loss(target, smoothing.softened(loss_fn, sharpness), "plain")
+        made = smoothing.softened(loss_fn, sharpness)
+        share = _of_loss(_drawing_anew(target), made, "plain")
         return _simulated(target, share, knows)
 
     return soften
@@ -117,6 +119,22 @@ def _of_loss(target: Target, loss_fn: Loss, rule: str | None) -> Client:
     if target.drawn is None:
         return share
     return clients.randomised(share, target.drawn.draw)
+
+
+def _drawing_anew(target: Target) -> Target:
+    """Returns the target as who does not know what its network has drawn simulates it.
+
+    He may have the client's key, for what a defense of which he is told has drawn
+    from it: what the network draws comes of another key, independent of that one.
+    """
+    drawn = target.drawn
+    if drawn is None:
+        return target
+
+    def draw(key: Key, batch: Batch) -> dict[str, jax.Array]:
+        return drawn.draw(jax.random.fold_in(key, ANEW), batch)
+
+    return target._replace(drawn=drawn._replace(draw=draw))
 
 
 def _undefended(target: Target, rule: str | None) -> Client:

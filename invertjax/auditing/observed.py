@@ -11,6 +11,7 @@ import numpy as np
 from invertjax import attacks, labels
 from invertjax.auditing import clients
 from invertjax.auditing.attacker import Attacker
+from invertjax.auditing.checks import needs_order
 from invertjax.auditing.situations import (
     Situation,
     Target,
@@ -157,6 +158,9 @@ def with_labels(
     """
     if situation.threat.labels == "joint":
         return situation
+    unordered = needs_order(target, situation.threat)
+    if unordered:
+        raise NoLabels(f"{unordered}; expected known or joint.")
     if situation.threat.labels == "known":
         found = situation.truth["label"]
     else:

@@ -39,6 +39,9 @@ def threat_model(
         "public_data": "none",
         "selection": "lowest objective over restarts and iterates, never the truth",
     }
+    told = [one for one in target.protections if one.told and threat.protection_known]
+    if told:
+        found["told"] = "; ".join(f"of {one}: {one.told}" for one in told)
     if uses_public_data(row, target, threat):
         found["public_data"] = "public images" if public else "noise images"
     if target.local is not None:

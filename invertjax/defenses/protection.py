@@ -97,7 +97,8 @@ class Protection(NamedTuple):
     multiplier: `value -> float`, the noise multiplier by which a privacy accountant
       counts; None where no guarantee comes with it.
     fixed: whether the value is part of a compiled program, not an array in it.
-    told: whether an attacker who knows of it is told what the client drew.
+    told: what an attacker who knows of it is told of what the client drew, in words;
+      "" where nothing.
     unit: of its strength, in a word or two for the axis of a figure.
     """
 
@@ -113,7 +114,7 @@ class Protection(NamedTuple):
     scale: Callable[[Any, Training], Any] | None = None
     multiplier: Callable[[Any], float] | None = None
     fixed: bool = False
-    told: bool = False
+    told: str = ""
     unit: str = ""
 
     def noise_scale(self, training: Training) -> Any:
@@ -200,7 +201,7 @@ def of_network(protections: Sequence[Protection]) -> tuple[Protection, ...]:
 
 def are_told(protections: Sequence[Protection]) -> bool:
     """Returns whether an attacker who knows of them is told what the client drew."""
-    return any(p.told for p in protections)
+    return any(bool(p.told) for p in protections)
 
 
 def noise(protections: Sequence[Protection]) -> Protection | None:

@@ -239,7 +239,8 @@ _ROWS = (
             client, parts.num_classes, count=value
         ),
         fixed=True,
-        told=True,  # labels that are known give the mixture away
+        # Labels that are known give the mixture away.
+        told="which images were mixed, and by which weights",
         unit="images",
     ),
     _row(
@@ -259,7 +260,8 @@ _ROWS = (
         "transformations, e.g. 3-1-7",
         client=lambda client, value, _: ats(client, value),
         fixed=True,
-        told=True,  # they are few: all can be tried
+        # They are few: all can be tried.
+        told="which transformations every image went through",
     ),
     _row(
         "precode",

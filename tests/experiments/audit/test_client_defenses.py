@@ -25,6 +25,7 @@ def _distance_at_the_truth(*args):
     prepared = cli.ready(*args).prepared
     stage, row = prepared.situation, prepared.plan.row
     trial, truth = take(stage.trials, 0), take(stage.truth, 0)
+    truth = jax.tree.map(jnp.asarray, truth)
     share = programs.share_of(stage, row, trial)
     target = situations.with_numbers(stage.target, trial["numbers"]["target"])
     distance = situations.adapted(target, stage.threat, distances.cosine)
@@ -41,6 +42,16 @@ def test_who_knows_of_a_defense_simulates_what_the_client_did(defense, batch):
         0, abs=1e-5
     )
     assert _distance_at_the_truth(*args) > 1e-3
+
+
+@pytest.mark.parametrize("network", ["dropout:0.5", "precode:4"])
+@pytest.mark.parametrize("told", ["mixup:2", "ats:3-1-7"])
+def test_who_is_told_one_draw_does_not_know_another(network, told):
+    """He has the key of the mixture, and not what the network drew from it."""
+    args = (*PAIR, "--local_steps=2", "--defense_known")
+    one, other = f"--defense={told}", f"--defense={network}"
+    assert _distance_at_the_truth(*args, one) == pytest.approx(0, abs=1e-5)
+    assert _distance_at_the_truth(*args, one, other) > 1e-3
 
 
 def test_every_defense_of_the_client_runs_from_the_command_line(tmp_path):

@@ -46,6 +46,12 @@ def test_the_threat_model_says_everything_that_was_given():
     assert threats["attack"] == "inverting_gradients" and threats["labels"] == "known"
 
 
+def test_what_the_attacker_is_told_of_draws_is_said():
+    told = dict(defense=("mixup:2", "prune:.9"), batch_size=2)
+    assert "told" not in _threats(**told)
+    assert "of mixup:2: which images" in _threats(**told, defense_known=True)["told"]
+
+
 LOCAL = dict(local_steps=4, batch_size=4, local_batch=2)
 GIVEN = dict(update="u", params="p", model="mlp", batch_size=2, image_shape=(8, 8, 3))
 

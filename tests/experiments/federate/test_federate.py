@@ -236,14 +236,22 @@ def test_equal_weights_would_not_do_where_clients_differ(monkeypatch):
 
 def test_the_mean_is_one_target_with_all_images(tmp_path):
     args = (*SMALL, *ROUNDS, *SKEWED, "--attack=inverting_gradients", "--steps=2")
-    args += ("--labels=inferred", "--audit_rounds=1", f"--workdir={tmp_path}")
-    args += ("--nonull_control",)
+    args += ("--audit_rounds=1", f"--workdir={tmp_path}", "--nonull_control")
     assert run(*args) == 0
     (row,) = [row for row in rows(tmp_path) if "psnr_mean" in row]
     assert row["round"] == 1 and row["images"] == 6  # three clients of two
     threat = cli.summary(tmp_path)["threat_model"]
     assert "only the mean of 3 clients" in threat["server"]
-    assert threat["public_data"] == "--split=test"
+    assert threat["public_data"] == "none"
+
+
+def test_labels_are_not_counted_in_a_mean_of_unequal_weights(tmp_path, capsys):
+    args = (*SMALL, *ROUNDS, *SKEWED, "--attack=inverting_gradients")
+    out = tmp_path / "run"
+    assert run(*args, "--labels=inferred", f"--workdir={out}") == 2
+    line = capsys.readouterr().err
+    assert "--labels=inferred" in line and "weights" in line and line.count("\n") == 1
+    assert not out.exists()
 
 
 # What goes wrong

@@ -147,6 +147,14 @@ REFUSED = [
     ([*GIVEN, "--model=mlp", "--checkpoint=c"], ["--checkpoint=c", "--params"]),
     ([*GIVEN, "--model=mlp", "--labels=known"], ["--labels=known", "joint"]),
     ([*GIVEN, "--model=mlp", "--defense=sign"], ["--defense=sign", "--defense_known"]),
+    (
+        "--labels=inferred --batch_size=4 --local_steps=2 --local_batch=2".split(),
+        ["--local_batch=2", "--labels=inferred", "expected --local_batch=4"],
+    ),
+    (
+        "--labels=inferred --batch_size=2 --defense=mixup:2 --defense_known".split(),
+        ["--labels=inferred", "--defense=mixup:2", "--defense_known"],
+    ),
 ]
 
 
