@@ -28,6 +28,7 @@ from experiments.audit import run as audit  # noqa: E402
 from experiments.audit.prepare import Ready  # noqa: E402
 from experiments.settings import settings  # noqa: E402
 from invertjax.auditing import Watch, programs, run  # noqa: E402
+from invertjax.auditing.preparing import Prepared  # noqa: E402
 from invertjax.cli import defense_text  # noqa: E402
 from invertjax.driver import Cache  # noqa: E402
 
@@ -97,7 +98,7 @@ AXES = {
 }
 
 
-def spectrum(prepared: run.Prepared, index: int) -> tuple[np.ndarray, int]:
+def spectrum(prepared: Prepared, index: int) -> tuple[np.ndarray, int]:
     """The singular values of a target's Jacobian at its true batch, largest first, and
     the number of coordinates of its update."""
     stage = prepared.situation

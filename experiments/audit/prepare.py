@@ -14,11 +14,20 @@ from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim, has_batch_norm
 from experiments.victims import checkpoint, inputs, saved_update, target
-from invertjax.auditing import Keys, Situation, Target, Threat, observed, situations
-from invertjax.auditing import run as auditing
+from invertjax.auditing import (
+    Keys,
+    Situation,
+    Target,
+    Threat,
+    observed,
+    preparing,
+    situations,
+)
+from invertjax.auditing import forms as forms_
 from invertjax.auditing.attacker import Attacker
-from invertjax.auditing.attackers import ATTACKERS
-from invertjax.auditing.run import Prepared
+from invertjax.auditing.attackers import ATTACKERS, scale_free
+from invertjax.auditing.keys import again
+from invertjax.auditing.preparing import Prepared
 from invertjax.base import Batch
 from invertjax.driver import Cache
 
@@ -125,10 +134,23 @@ def given(
     found = saved_update.read(saved, victim, clients, attack, run, cache=cache)
     named = f"--loss={saved.loss}" if saved.loss else f"--model={victim.model}"
     checker(named, attack, threat, cache)(found.target, found.params)
-    trials = observed.as_trials(jax.tree.map(lambda leaf: leaf[None], found.update))
-    situation = observed.situation(found.target, threat, trials, found.params)
     keys = keys_of(run, attack, 1)
-    prepared = prepared_for(keys, attack, found.target, situation, None, cache)
+
+    def of(update: Any, attack: Attack = attack) -> Prepared:
+        trials = observed.as_trials(jax.tree.map(lambda leaf: leaf[None], update))
+        situation = observed.situation(found.target, threat, trials, found.params)
+        return prepared_for(again(keys), attack, found.target, situation, None, cache)
+
+    free = scale_free(ATTACKERS[attack.attack])
+    forms = forms_.forms(
+        keys,
+        found.params,
+        found.update,
+        of,
+        (lambda update: of(update, Attack(attack=free.name))) if free else None,
+        cache,
+    )
+    prepared = of(found.update)._replace(forms=forms)
     lines = {"batch_norm": _norm_knowledge(victim)}
     return Ready(keys, prepared, lines, {"given": saved.params})
 
@@ -142,10 +164,10 @@ def prepared_for(
     cache: Cache,
     **shown: int,
 ) -> Prepared:
-    """Returns what `auditing.prepare` does of the settings of an attack."""
+    """Returns what `preparing.prepare` does of the settings of an attack."""
     row = ATTACKERS[attack.attack]
     try:
-        return auditing.prepare(
+        return preparing.prepare(
             keys,
             row,
             target,
@@ -162,11 +184,12 @@ def prepared_for(
 
 
 def options(attack: Attack) -> dict[str, Any]:
-    """Returns what `auditing.prepare` is told of the attack."""
+    """Returns what `preparing.prepare` is told of the attack."""
     numbers = {
         number: getattr(attack, name)
         for name, number in NUMBERS.items()
         if number in ATTACKERS[attack.attack].numbers
+        and getattr(attack, name) is not None
     }
     warm = ATTACKERS[attack.warm_start] if attack.warm_start else None
     return {"steps": attack.steps, "warm_start": warm, "numbers": numbers}

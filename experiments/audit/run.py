@@ -5,7 +5,7 @@ from experiments.audit.prepare import Progress, Ready
 from experiments.settings.settings import Settings
 from invertjax import Report
 from invertjax.auditing import Watch, run
-from invertjax.auditing.run import SILENT
+from invertjax.auditing.watch import SILENT
 from invertjax.driver import Cache, stopping
 
 

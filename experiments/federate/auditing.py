@@ -11,12 +11,13 @@ from experiments.federate.training import Training
 from experiments.settings.attack import Attack
 from experiments.settings.victim import Victim
 from invertjax import federated
-from invertjax.auditing import Report, Situation, Target, Watch, observed, run
+from invertjax.auditing import Keys, Report, Situation, Target, Watch, observed, run
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.auditing.checks import needs_order
+from invertjax.auditing.preparing import Prepared
 from invertjax.auditing.report import picture_rows
-from invertjax.auditing.run import SILENT
 from invertjax.auditing.threat_model import threat_model
+from invertjax.auditing.watch import SILENT
 from invertjax.base import Batch, Update
 from invertjax.cli import processes
 from invertjax.driver import Cache, stopping
@@ -98,7 +99,7 @@ def prepared_for(
     batch: Batch,
     *,
     cache: Cache,
-) -> tuple[run.Keys, run.Prepared]:
+) -> tuple[Keys, Prepared]:
     """Returns the keys and all that an attack on a round needs; see `audit`."""
     counted = np.flatnonzero(np.asarray(seen.weights) > 0)
     target = attacked(training, tuple(np.asarray(seen.weights)[counted].tolist()))

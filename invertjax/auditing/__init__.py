@@ -11,8 +11,8 @@ from invertjax.auditing.audit import audit as audit
 from invertjax.auditing.keys import Keys as Keys
 from invertjax.auditing.report import Metric as Metric
 from invertjax.auditing.report import Report as Report
-from invertjax.auditing.run import Watch as Watch
 from invertjax.auditing.situations import Local as Local
 from invertjax.auditing.situations import Situation as Situation
 from invertjax.auditing.situations import Target as Target
 from invertjax.auditing.situations import Threat as Threat
+from invertjax.auditing.watch import Watch as Watch

@@ -33,6 +33,7 @@ class Attacker(NamedTuple):
     adapts: `protections -> words` for the threat model, where it uses what it knows of
       them in a way of its own, else None.
     choose: `situation -> name` of the row that is run; None: this one.
+    scale_free: whether it finds the images of any multiple of an update.
     warms: whether another attack may start from where it ends.
     exact: whether Newton's steps converge from there.
     network: the network that it is shown on where nobody says, a name in `models`.
@@ -58,6 +59,7 @@ class Attacker(NamedTuple):
     refuses: Callable[[Target, Params, Threat], str | None] | None = None
     adapts: Callable[[Sequence[Protection]], str | None] | None = None
     choose: Callable[[Situation], str] | None = None
+    scale_free: bool = False
     warms: bool = False
     exact: bool = False
     network: str = "cnn"

@@ -22,8 +22,6 @@ from invertjax.base import Attack, Params
 from invertjax.defenses import protection
 from invertjax.defenses.protection import Protection
 
-# Inverting gradients
-
 
 def _inverting_gradients(
     trial: Trial, *, steps: int, learning_rate: Any, total_variation: Any
@@ -43,11 +41,9 @@ INVERTING_GRADIENTS = Attacker(
     "inverting_gradients",
     _inverting_gradients,
     numbers={"learning_rate": 0.02, "total_variation": 0.03},
+    scale_free=True,
     warms=True,
 )
-
-
-# Posterior
 
 
 def _posterior(trial: Trial, *, steps: int, learning_rate: Any) -> Attack:
@@ -86,9 +82,6 @@ POSTERIOR = Attacker(
     adapts=_weighs_noise,
     says="posterior: for noise that is known.",
 )
-
-
-# Gauss-Newton
 
 
 def _gauss_newton(trial: Trial, *, steps: int, total_variation: Any) -> Attack:
@@ -147,9 +140,6 @@ GAUSS_NEWTON = Attacker(
 )
 
 
-# Deep leakage
-
-
 def _deep_leakage(trial: Trial, *, steps: int) -> Attack:
     return attacks.deep_leakage(
         trial.share,
@@ -197,6 +187,7 @@ ANALYTIC = Attacker(
     labels=("known", "inferred"),
     images=1,
     refuses=_has_a_dense_first_layer,
+    scale_free=True,
     network="mlp",
 )
 
@@ -245,12 +236,17 @@ def _choose(situation: Situation) -> str:
     """Returns the closed form where all updates admit it, else gradient matching."""
     if situation.threat.labels == "joint":  # a closed form has no labels to optimise
         return INVERTING_GRADIENTS.name
+    return closed_form(situation) or INVERTING_GRADIENTS.name
+
+
+def closed_form(situation: Situation) -> str:
+    """Returns the attack that reads all updates in closed form, "" if there is none."""
     updates, shape = situation.trials["update"], situation.target.shape
     admitted = all(
         attacks.admits(observed.take(updates, i), shape)
         for i in range(situation.updates)
     )
-    return ANALYTIC.name if admitted else INVERTING_GRADIENTS.name
+    return ANALYTIC.name if admitted else ""
 
 
 AUTO = INVERTING_GRADIENTS._replace(
@@ -292,6 +288,11 @@ def named(attack: str | Attacker) -> Attacker:
 def with_number(name: str) -> list[str]:
     """Returns the names of the attacks that can be told a number."""
     return [row.name for row in _ROWS if name in row.numbers and row.choose is None]
+
+
+def scale_free(row: Attacker) -> Attacker | None:
+    """Returns an attack for updates of unknown scale, where this one is not."""
+    return None if row.scale_free else INVERTING_GRADIENTS
 
 
 def for_noise() -> list[Attacker]:

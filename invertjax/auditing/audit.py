@@ -1,18 +1,19 @@
 """What does an update give away? One call, from a loss and params to a report."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from invertjax import layers
-from invertjax.auditing import attackers, observed, run
+from invertjax.auditing import attackers, observed, preparing, run
+from invertjax.auditing import forms as forms_
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.checks import check, check_data, check_options
-from invertjax.auditing.keys import Keys, keys_of
+from invertjax.auditing.keys import Keys, again, keys_of
 from invertjax.auditing.report import Report
-from invertjax.auditing.run import SILENT, Watch
 from invertjax.auditing.situations import (
     LABELS,
     Local,
@@ -20,6 +21,7 @@ from invertjax.auditing.situations import (
     Target,
     Threat,
 )
+from invertjax.auditing.watch import SILENT, Watch
 from invertjax.base import Batch, Block, Client, Key, Loss, Params, Update
 from invertjax.defenses.protection import Parts, Protection, network_change
 from invertjax.driver import stopping
@@ -112,24 +114,32 @@ def audit(
     cache = cache or Cache()
     count = 1 if batches is None else len(batches["image"])
     keys = key if isinstance(key, Keys) else keys_of(key, count, restarts)
+    options: dict[str, Any] = {"steps": steps, "warm_start": warm, "numbers": numbers}
+    make: Callable[..., preparing.Prepared] = functools.partial(
+        preparing.prepare, public=public, cache=cache
+    )
+
+    def of(update: Update, row: Attacker = row, **options: Any) -> preparing.Prepared:
+        given = _given(target, threat, params, update, labels)
+        return make(again(keys), row, target, given, **options)
+
     if batches is None:
-        situation = _given(target, threat, params, update, labels)
+        free = attackers.scale_free(row)
+        forms = forms_.forms(
+            keys,
+            params,
+            update,
+            lambda update: of(update, **options),
+            (lambda update: of(update, free)) if free else None,
+            cache,
+        )
+        prepared = of(update, **options)._replace(forms=forms)
     else:
         truth = jax.tree.map(np.asarray, batches)
         situation = observed.simulate(
             keys.clients, row, target, threat, params, truth, cache=cache
         )
-    prepared = run.prepare(
-        keys,
-        row,
-        target,
-        situation,
-        public=public,
-        steps=steps,
-        warm_start=warm,
-        numbers=numbers,
-        cache=cache,
-    )
+        prepared = make(keys, row, target, situation, **options)
     found = run.complete(
         keys, prepared, rule=rule, control=control, watch=watch, cache=cache
     )

@@ -1,15 +1,18 @@
 """What is reached without knowing the update: the floor of every score."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from invertjax import metrics
+from invertjax import driver, metrics
 from invertjax.auditing import observed
-from invertjax.auditing.scores import Score
+from invertjax.auditing.keys import Keys
+from invertjax.auditing.scores import Score, finite, scorer
 from invertjax.auditing.situations import Situation
-from invertjax.base import Batch
+from invertjax.base import Batch, Stop
+from invertjax.driver.cache import Cache
 
 
 def guesses(
@@ -46,6 +49,45 @@ def guesses(
         name: {"psnr_mean": float(np.mean(values)), "psnr_std": float(np.std(values))}
         for name, values in reached.items()
     }
+
+
+def nulls(
+    keys: Keys,
+    situation: Situation,
+    public: Any,
+    program: driver.Program | None,
+    check: Callable[[], None],
+    cache: Cache,
+) -> dict[str, dict[str, float]]:
+    """Returns scores that need no knowledge of the update, by name.
+
+    Args:
+      keys: of the audit.
+      situation: with the truth; else there are none.
+      public: see `guesses`.
+      program: the attack's, to be run on a shuffled update; None: that is not asked
+        for. "shuffled_update" is missing then, or where it was interrupted.
+      check: called between chunks.
+      cache: of compiled functions.
+    """
+    if situation.truth is None:
+        return {}
+    score = scorer(cache)
+    found = guesses(situation.truth, public, keys.host, score=score)
+    if program is None:
+        return found
+    results = driver.run(
+        program,
+        situation.shared,
+        shuffled(situation, keys.host),
+        keys.control,
+        on_chunk=lambda progress: check(),
+    ).results
+    if not np.any(np.asarray(results.stopped) == Stop.INTERRUPTED):
+        image = finite(driver.best(results).batch["image"][0])
+        reached = score({"image": image}, {"image": situation.truth["image"][0]})
+        found["shuffled_update"] = {"psnr_mean": float(np.mean(reached["psnr"]))}
+    return found
 
 
 def shuffled(situation: Situation, seed: int) -> Any:

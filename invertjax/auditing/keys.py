@@ -1,10 +1,12 @@
 """All that is random in an audit."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from invertjax.base import Key
+
+_jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 
 class Keys(NamedTuple):
@@ -20,6 +22,13 @@ class Keys(NamedTuple):
     control: Key
     noise: Key
     host: int
+
+
+def again(keys: Keys) -> Keys:
+    """Returns the same keys, for whoever does the same on something else."""
+    arrays: list[Key] = [_jax.random.clone(one) for one in keys[:-1]]
+    clients, labels, attack, control, noise = arrays
+    return Keys(clients, labels, attack, control, noise, keys.host)
 
 
 def keys_of(key: Key, count: int, restarts: int) -> Keys:

@@ -23,6 +23,7 @@ from invertjax.base import (
     Attack,
     Batch,
     Candidate,
+    Distance,
     Params,
     Result,
     Share,
@@ -30,6 +31,7 @@ from invertjax.base import (
     Stop,
     Update,
 )
+from invertjax.defenses.protection import Drawn
 from invertjax.driver import stopping
 from invertjax.driver.cache import Cache
 
@@ -99,16 +101,58 @@ def share_of(situation: Situation, row: Attacker, trial: Any) -> Share:
     return _trial(row, target, situation.threat, situation.shared, trial).share
 
 
-def fit(situation: Situation, row: Attacker, index: int, batch: Batch) -> float:
-    """Returns the cosine distance of a guess's update from what was observed."""
-    trial = take(situation.trials, index)
+def fitter(
+    situation: Situation, row: Attacker, cache: Cache
+) -> Callable[[int, Batch], float]:
+    """Returns `(index, batch) -> the cosine distance of its update from that observed`.
 
-    def value(trial: Any, batch: Batch) -> jax.Array:
-        target = with_numbers(situation.target, trial["numbers"]["target"])
-        distance = adapted(target, situation.threat, distances.cosine)
-        return distance(share_of(situation, row, trial)(batch), trial["update"])
+    The batch may be the truth, but is NaN where it lacks what the attacker looks for
+    besides images and labels.
+    """
 
-    return float(driver.compiled(value)(trial, batch))
+    def distance(now: Target) -> Distance:
+        return adapted(now, situation.threat, distances.cosine)
+
+    return measured(situation, row, distance, ("fit",), cache)
+
+
+def measured(
+    situation: Situation,
+    row: Attacker,
+    measure: Callable[[Target], Callable[[Update, Update], jax.Array]],
+    name: tuple[str, ...],
+    cache: Cache,
+) -> Callable[[int, Batch], float]:
+    """Returns `(index, batch) -> float`, a measure of its update and the one observed.
+
+    Args:
+      situation: whose updates are observed.
+      row: of the attack.
+      measure: of the target with its numbers, `(update of the batch, observed) -> []`.
+      name: of the measure.
+      cache: of compiled functions.
+    """
+    target, threat = situation.target, situation.threat
+    joint, drawn = threat.labels == "joint", _looked_for(target, threat)
+
+    def value(shared: Any, trial: Any, batch: Batch) -> jax.Array:
+        now = with_numbers(target, trial["numbers"]["target"])
+        share = _trial(row, now, threat, shared, trial).share
+        return measure(now)(share(batch), trial["update"])
+
+    key = (*name, target, joint, threat.protection_known, row.name)
+    compiled = cache.jit(key, lambda: value)
+
+    def at(index: int, batch: Batch) -> float:
+        if drawn is not None and drawn.name not in batch:
+            return float("nan")
+        labels = np.asarray(batch["label"])
+        if joint and labels.ndim == 1:
+            labels = np.eye(target.parts.num_classes, dtype=np.float32)[labels]
+        batch = {**batch, "label": labels}
+        return float(compiled(situation.shared, take(situation.trials, index), batch))
+
+    return at
 
 
 def attack(
@@ -223,6 +267,13 @@ def _softened(target: Target, threat: Threat, params: Params) -> Softened | None
     return share
 
 
+def _looked_for(target: Target, threat: Threat) -> Drawn | None:
+    """Returns what the network has drawn, where the attacker optimises it, too."""
+    if not threat.protection_known or target.local is not None:
+        return None
+    return target.drawn
+
+
 def _key(trial: Any) -> jax.Array:
     """Returns the client's key where the attacker is told of it, else his own."""
     if "key" in trial:
@@ -239,8 +290,8 @@ def _candidate(
     if labels is None:
         known = {"num_classes": target.parts.num_classes}
     found = candidates.pixels(target.shape, **known, init=row.start)
-    drawn = target.drawn
-    if drawn is None or not threat.protection_known or target.local is not None:
+    drawn = _looked_for(target, threat)
+    if drawn is None:
         return found
     size = (target.shape[0], drawn.size)
     return candidates.with_entry(

@@ -37,7 +37,9 @@ class Report(NamedTuple):
     attack: that was run, by name.
     metrics: by name. Of a reconstruction "psnr" (dB) and "ssim" have the axes
       ("update", "image"); "label_recall", "loss" and "update_rms" the axis "update".
-      Without the truth there is "fit" in the place of the first three.
+      "fit" is the cosine distance of the reconstruction's update from the one
+      observed, "fit_truth" that of the true batch, as the attacker simulates its
+      client. Without the truth there is "fit" alone.
     nulls: what is reached without knowing the update, in dB, by name.
     threat_model: what the attacker was given.
     verdict: one line for a reader who is not an engineer.
@@ -62,7 +64,7 @@ class Report(NamedTuple):
         """Returns the content of summary.json: flat keys, and the threat model."""
         facts = dict(self.facts)
         last = {name: facts.pop(name) for name in _LAST if name in facts}
-        scores = _blind(self) if "fit" in self.metrics else _scores(self)
+        scores = _scores(self) if "psnr" in self.metrics else _blind(self)
         return {
             "targets": len(self.rows),
             "attack": self.attack,
@@ -137,7 +139,7 @@ def reconstruction(
     """
     per_update = {
         name: Metric(_floats([row[name] for row in rows]), ("update",))
-        for name in ("label_recall", "loss", "update_rms", "fit")
+        for name in ("label_recall", "loss", "update_rms", "fit", "fit_truth")
         if name in rows[0]
     }
     per_image = {
@@ -151,21 +153,43 @@ def reconstruction(
         {**per_image, **per_update},
         floors,
         threat_model,
-        _verdict(rows, floors, threat_model["labels"]),
+        _verdict(rows, floors, threat_model["labels"], facts),
         {**facts, "update_rms_mean": float(np.mean([r["update_rms"] for r in rows]))},
         list(rows),
         list(arrays),
     )
 
 
-def _verdict(rows: Sequence[Row], floors: Mapping[str, float], labels: str) -> str:
+def _verdict(
+    rows: Sequence[Row],
+    floors: Mapping[str, float],
+    labels: str,
+    facts: Mapping[str, Any],
+) -> str:
     if all(row["loss"] is None for row in rows):
         return verdicts.FAILED
-    if "fit" in rows[0]:
-        return verdicts.verdict_blind(rows[0]["fit"])
+    evidence = _evidence(rows, facts)
+    if "psnr" not in rows[0]:
+        tried = tuple(facts.get("update_forms_tried", ()))
+        return verdicts.verdict_blind(evidence, facts.get("update_form"), tried)
     scores: list[list[float]] = [row["psnr"] for row in rows]
     psnr = float(np.mean([np.mean(score) for score in scores]))
-    return verdicts.verdict(psnr, max(floors.values()), labels)
+    return verdicts.verdict(psnr, max(floors.values()), labels, evidence)
+
+
+def _evidence(rows: Sequence[Row], facts: Mapping[str, Any]) -> verdicts.Evidence:
+    def mean(name: str) -> float | None:
+        found = [row.get(name) for row in rows]
+        return None if None in found else float(np.mean(_floats(found)))
+
+    falling = [row.get("still_falling", False) for row in rows]
+    return verdicts.Evidence(
+        interrupted=any(row["stopped"] == "interrupted" for row in rows),
+        falling=float(np.mean(falling)) > 0.5,
+        fit=mean("fit"),
+        fit_truth=mean("fit_truth"),
+        closed_form=facts.get("closed_form", ""),
+    )
 
 
 def _scores(report: Report) -> dict[str, Any]:

@@ -4,99 +4,19 @@
 the parts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from invertjax import driver
-from invertjax.auditing import attackers, controls, observed, programs, report, scores
-from invertjax.auditing.attacker import Attacker
-from invertjax.auditing.keys import Keys
-from invertjax.auditing.situations import Situation, Target, Threat
+from invertjax.auditing import attackers, controls, fitting, programs, report, scores
+from invertjax.auditing.keys import Keys, again
+from invertjax.auditing.preparing import Prepared
 from invertjax.auditing.threat_model import threat_model
-from invertjax.base import Arrays, Batch, Result, Row, Stop
+from invertjax.auditing.watch import SILENT, Watch
+from invertjax.base import Arrays, Result, Row
 from invertjax.driver import stopping
 from invertjax.driver.cache import Cache
-
-SHOWN_PUBLIC = 256  # public images that guesses and priors are made of
-
-
-class Prepared(NamedTuple):
-    """All that an attack needs: read, observed, and checked.
-
-    situation: with labels and numbers. plan: what the attacker does.
-    target: as the client has it, with its numbers.
-    public: `[P, H, W, C]` images for guesses; None where there are none.
-    """
-
-    situation: Situation
-    plan: programs.Plan
-    target: Target
-    public: Any = None
-
-
-class Watch(NamedTuple):
-    """Who follows an audit.
-
-    chunk: told a `driver.Progress` after every chunk of steps.
-    check: called between chunks; it may raise a KeyboardInterrupt.
-    update: told the row and the arrays of every update that is finished.
-    """
-
-    chunk: Callable[[driver.Progress], None] = lambda progress: None
-    check: Callable[[], None] = lambda: None
-    update: Callable[[Row, Arrays], None] = lambda row, arrays: None
-
-
-SILENT = Watch()
-
-
-def prepare(
-    keys: Keys,
-    row: Attacker,
-    target: Target,
-    situation: Situation,
-    *,
-    public: Batch | None = None,
-    shown: int = SHOWN_PUBLIC,
-    steps: int | None = None,
-    warm_start: Attacker | None = None,
-    numbers: Mapping[str, Any] | None = None,
-    cache: Cache,
-) -> Prepared:
-    """Gathers the labels, chooses the attack, and puts its numbers into the trials.
-
-    Args:
-      keys: of the audit.
-      row: of the attack that was asked for.
-      target: as the client has it, with its numbers.
-      situation: from `observed`.
-      public: `{"image": [P, H, W, C], "label": [P]}` without the targets.
-      shown: how many of them guesses and priors are made of.
-      steps: the budget; None: the row's.
-      warm_start: of the attack that it starts from.
-      numbers: in the place of the row's.
-      cache: of compiled functions.
-
-    Raises:
-      ValueError: where labels are to be read off an update that does not show them.
-    """
-    if "label" not in situation.trials:
-        probes = _probes(keys, target, situation.threat, public)
-        situation = observed.with_labels(
-            keys.labels, row, target, situation, probes, cache=cache
-        )
-    images = None if public is None else public["image"][:shown]
-    if row.public:
-        situation = observed.with_smoothness(situation, images)
-    chosen = attackers.named(row.choose(situation)) if row.choose else row
-    given = {k: v for k, v in (numbers or {}).items() if k in chosen.numbers}
-    fixed, arrays = chosen.split({**chosen.numbers, **given})
-    situation = observed.with_numbers_of_attack(situation, arrays)
-    budget = None if chosen.closed_form else steps or chosen.steps
-    plan = programs.Plan(chosen, budget, tuple(sorted(fixed.items())), warm_start)
-    return Prepared(situation, plan, target, images)
 
 
 def attack(
@@ -113,8 +33,7 @@ def attack(
     situation, plan = prepared.situation, prepared.plan
     score = scores.scorer(cache)
 
-    def fit(index: int, batch: Batch) -> float:
-        return programs.fit(situation, plan.row, index, batch)
+    fit = programs.fitter(situation, plan.row, cache)
 
     def on_update(index: int, result: Result) -> None:
         watch.update(*scores.scored(situation, index, result, score=score, fit=fit))
@@ -127,43 +46,9 @@ def attack(
         cache=cache,
         todo=todo,
         memory_limit=memory_limit,
-        on_chunk=_watched(watch),
+        on_chunk=watch.on_chunk,
         on_update=on_update,
     )
-
-
-def nulls(
-    keys: Keys,
-    prepared: Prepared,
-    attacked: programs.Attacked,
-    *,
-    control: bool = True,
-    watch: Watch = SILENT,
-    cache: Cache,
-) -> dict[str, dict[str, float]]:
-    """Returns scores that need no knowledge of the update, by name.
-
-    Without "shuffled_update" where that was not asked for, or was interrupted.
-    """
-    truth = prepared.situation.truth
-    if truth is None:
-        return {}
-    score = scores.scorer(cache)
-    found = controls.guesses(truth, prepared.public, keys.host, score=score)
-    if not control or attacked.interrupted:
-        return found
-    results = driver.run(
-        attacked.program,
-        prepared.situation.shared,
-        controls.shuffled(prepared.situation, keys.host),
-        keys.control,
-        on_chunk=lambda progress: watch.check(),
-    ).results
-    if not np.any(np.asarray(results.stopped) == Stop.INTERRUPTED):
-        image = scores.finite(driver.best(results).batch["image"][0])
-        reached = score({"image": image}, {"image": truth["image"][0]})
-        found["shuffled_update"] = {"psnr_mean": float(np.mean(reached["psnr"]))}
-    return found
 
 
 def complete(
@@ -184,7 +69,8 @@ def complete(
     """Attacks all updates, compares with nulls, and reports.
 
     Args:
-      keys, prepared, rule, control, watch, memory_limit, cache: see `attack`, `nulls`.
+      keys, prepared, rule, watch, memory_limit, cache: see `attack`.
+      control: whether the attack is also run on a shuffled update, as a null.
       finished: rows and arrays of some updates, from a run that was interrupted.
       todo: the other updates, where another process has those rows.
       known, facts: see `reported`.
@@ -212,7 +98,24 @@ def complete(
         memory_limit=memory_limit,
         cache=cache,
     )
-    null = nulls(keys, prepared, attacked, control=control, watch=watch, cache=cache)
+    if prepared.forms and fitting.unexplained(prepared, rows):
+
+        def another(form: Prepared, watch: Watch) -> programs.Attacked:
+            return attack(
+                again(keys),
+                form,
+                rule=rule,
+                watch=watch,
+                memory_limit=memory_limit,
+                cache=cache,
+            )
+
+        rows, arrays, told = fitting.as_it_fits(prepared, rows, arrays, watch, another)
+        facts = {**(facts or {}), **told}
+    program = attacked.program if control and not attacked.interrupted else None
+    null = controls.nulls(
+        keys, prepared.situation, prepared.public, program, watch.check, cache
+    )
     known_truth = prepared.situation.truth is not None
     missing = control and known_truth and "shuffled_update" not in null
     attacked = attacked._replace(interrupted=attacked.interrupted or missing)
@@ -251,9 +154,11 @@ def reported(
       known: lines of the threat model that the caller knows better.
       facts: what belongs beside the figures, such as the victim's training.
     """
+    row = prepared.plan.row
+    exact = "" if row.closed_form else attackers.closed_form(prepared.situation)
     rms = float(np.mean([row["update_rms"] for row in rows]))
     return report.reconstruction(
-        prepared.plan.row.name,
+        row.name,
         rows,
         arrays,
         null,
@@ -263,6 +168,7 @@ def reported(
             "seconds_compile": attacked.seconds_compile,
             "seconds_run": attacked.seconds_run,
             "interrupted": attacked.interrupted,
+            "closed_form": exact,
             "defense_to_rms": scores.noise_to_rms(prepared.target, rms),
             **(facts or {}),
         },
@@ -277,21 +183,3 @@ def threats(prepared: Prepared, known: dict[str, Any] | None = None) -> dict[str
     return threat_model(
         plan.row, prepared.target, threat, warm_start=warm, public=public, known=known
     )
-
-
-def _probes(
-    keys: Keys, target: Target, threat: Threat, public: Batch | None
-) -> Batch | None:
-    if threat.labels != "inferred" or target.shape[0] == 1:
-        return None
-    if public is None:
-        return observed.noise_probes(keys.noise, target)
-    return observed.probes_of(public, target.shape[0])
-
-
-def _watched(watch: Watch) -> Callable[[driver.Progress], None]:
-    def on_chunk(progress: driver.Progress) -> None:
-        watch.chunk(progress)
-        watch.check()
-
-    return on_chunk

@@ -42,7 +42,7 @@ def scored(
     result: Result,
     *,
     score: Score = metrics.score,
-    fit: Callable[[int, Any], float] | None = None,
+    fit: Callable[[int, Batch], float] | None = None,
 ) -> tuple[Row, Arrays]:
     """Returns the row of one update, and its arrays.
 
@@ -51,8 +51,7 @@ def scored(
       index: of the update.
       result: of its best restart.
       score: from `scorer`, where there are many batches to score.
-      fit: `(index, batch) -> the cosine distance of its update from the observed one`,
-        for where there is no truth.
+      fit: from `programs.fitter`; None: it is not asked for.
     """
     label = np.asarray(result.batch["label"])
     guess = label.argmax(-1) if label.ndim == 2 else label
@@ -65,12 +64,15 @@ def scored(
         "update_rms": float(situation.trials["rms"][index]),
     }
     images = finite(result.batch["image"])
+    row["still_falling"] = still_falling(result)
+    if fit is not None:
+        row["fit"] = _finite(fit(index, result.batch))
     if situation.truth is None:
-        distance = fit(index, result.batch) if fit else np.nan
-        row["fit"] = distance if np.isfinite(distance) else None
         seen = {"image": np.clip(images, 0, 1), "label": guess}
         return row, {"target": np.asarray(index), **seen}
     truth = take(situation.truth, index)
+    if fit is not None:
+        row["fit_truth"] = _finite(fit(index, truth))
     found = score({"image": images}, truth)
     order = found.pop("order")
     classes = situation.target.parts.num_classes
@@ -84,6 +86,22 @@ def scored(
         "label": guess[order],
         "original": truth["image"],
     }
+
+
+def still_falling(result: Result) -> bool:
+    """Returns whether the objective was falling when the steps were spent: whether the
+    last tenth of them took the best so far down by a twentieth."""
+    steps = int(result.steps)
+    if int(result.stopped) != Stop.BUDGET or steps < 2:
+        return False
+    losses = np.asarray(result.losses, float)[:steps]
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    before = losses[: -max(1, steps // 10)].min()
+    return bool(float(result.loss) < before - 0.05 * abs(before))
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def columns(row: Row) -> Row:

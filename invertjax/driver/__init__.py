@@ -10,7 +10,6 @@ from invertjax.driver.programs import Program as Program
 from invertjax.driver.programs import Progress as Progress
 from invertjax.driver.programs import Run as Run
 from invertjax.driver.programs import build as build
-from invertjax.driver.programs import compiled as compiled
 from invertjax.driver.programs import invert as invert
 from invertjax.driver.programs import run as run
 from invertjax.driver.results import best as best

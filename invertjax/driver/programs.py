@@ -289,8 +289,3 @@ def _compiled(
         bytes=max(map(memory.used, compiled)),
         seconds_compile=0.0,
     )
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function compiled for a single use, for callers that never compile."""
-    return jax.jit(function)

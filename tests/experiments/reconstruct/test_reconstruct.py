@@ -410,7 +410,7 @@ def test_an_update_of_a_known_model_gives_its_image_away(tmp_path, capsys):
     assert "PSNR" not in printed.out and "dB" not in printed.out
     assert "Without the truth" in printed.out
     assert {file.name for file in out.iterdir()} == cli.FILES
-    assert set(cli.arrays(out)) == {"image", "label"}
+    assert set(cli.arrays(out)) == {"image", "label", "target"}
     assert cli.arrays(out)["image"].dtype == np.float64
     np.testing.assert_allclose(cli.arrays(out)["image"][0], image, rtol=0, atol=1e-12)
     (row,) = cli.rows(out)

@@ -17,8 +17,8 @@ from invertjax.auditing import (
     Threat,
     attackers,
     observed,
+    preparing,
     programs,
-    run,
 )
 from invertjax.auditing.keys import keys_of
 from invertjax.base import Stop
@@ -61,7 +61,7 @@ def prepared(name, params, label):
     steps = None if row.closed_form else min(row.steps, 500)
     numbers = {"total_variation": 0.0}  # the images are noise
     options = {"public": public, "steps": steps, "numbers": numbers, "cache": cache}
-    return run.prepare(keys, row, target, situation, **options)
+    return preparing.prepare(keys, row, target, situation, **options)
 
 
 @pytest.mark.parametrize("name", attackers.ATTACKERS)

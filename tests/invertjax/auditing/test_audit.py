@@ -67,7 +67,7 @@ def test_without_any_control_a_bad_guess_is_no_alarm():
     found = audit("inverting_gradients", steps=1, control=False)
     assert found.nulls.keys() == {"grey_image"}
     assert found.metrics["psnr"].values.mean() < found.nulls["grey_image"]
-    assert found.verdict.startswith("NOT RECONSTRUCTED")
+    assert found.verdict.startswith("NO VERDICT")
 
 
 def test_the_text_is_that_of_a_terminal(found):
@@ -257,3 +257,10 @@ def test_rows_are_told_apart_by_their_names():
         assert row.name == name and attackers.named(row) is row
         assert row.steps is None or row.steps > 0
         assert set(row.labels) <= {"known", "inferred", "joint"}
+
+
+def test_an_update_that_a_closed_form_reads_is_no_all_clear():
+    found = audit("inverting_gradients", steps=1, control=False, batches=batches(2))
+    assert found.facts["closed_form"] == "analytic"
+    assert found.verdict.startswith("NO VERDICT: the attack analytic")
+    assert audit().facts["closed_form"] == ""  # it was the attack

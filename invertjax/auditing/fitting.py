@@ -1,0 +1,54 @@
+"""Which of the forms that a saved update may have an attack explains."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from invertjax.auditing import programs
+from invertjax.auditing.preparing import Prepared
+from invertjax.auditing.verdicts import CLOSELY, FITTED
+from invertjax.auditing.watch import Watch
+from invertjax.base import Arrays, Row, Stop
+from invertjax.driver import layout
+
+
+def unexplained(prepared: Prepared, rows: Sequence[Row]) -> bool:
+    """Returns whether other forms are to be tried; asks all processes.
+
+    A closed form, which costs nothing, has to explain an update almost completely.
+    """
+    bar = CLOSELY if prepared.plan.row.closed_form else FITTED
+    wanting = any(
+        row["stopped"] != Stop.NAMES[Stop.INTERRUPTED] and _fit(row) >= bar
+        for row in rows
+    )
+    return bool(layout.gather(wanting).any())
+
+
+def _fit(row: Row) -> float:
+    return np.inf if row["fit"] is None else row["fit"]
+
+
+def as_it_fits(
+    prepared: Prepared,
+    rows: list[Row],
+    arrays: list[Arrays],
+    watch: Watch,
+    attack: Callable[..., programs.Attacked],
+) -> tuple[list[Row], list[Arrays], dict[str, Any]]:
+    """Returns rows, arrays and facts of the form of an update that is explained best,
+    those of the update as it should be where none is explained at all."""
+    best, tried, facts = (rows, arrays), list[str](), dict[str, Any]()
+    for form in prepared.forms:
+        found: list[tuple[Row, Arrays]] = []
+        other = watch.collecting(found)
+        if attack(form.prepared(other), watch=other).interrupted:
+            break
+        tried.append(form.words)
+        if found and _fit(found[0][0]) < min(FITTED, _fit(best[0][0])):
+            best = [row for row, _ in found], [batch for _, batch in found]
+            facts["update_form"] = form.words
+        if not unexplained(prepared, best[0]):
+            break
+    return *best, {**facts, "update_forms_tried": tried}

@@ -1,0 +1,36 @@
+"""Who follows an audit while it runs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from invertjax import driver
+from invertjax.base import Arrays, Row
+
+
+class Watch(NamedTuple):
+    """Who follows an audit.
+
+    chunk: told a `driver.Progress` after every chunk of steps.
+    check: called between chunks; it may raise a KeyboardInterrupt.
+    update: told the row and the arrays of every update that is finished.
+    """
+
+    chunk: Callable[[driver.Progress], None] = lambda progress: None
+    check: Callable[[], None] = lambda: None
+    update: Callable[[Row, Arrays], None] = lambda row, arrays: None
+
+    def on_chunk(self, progress: driver.Progress) -> None:
+        """Tells of a chunk, and lets an interruption through."""
+        self.chunk(progress)
+        self.check()
+
+    def collecting(self, into: list[tuple[Row, Arrays]]) -> "Watch":
+        """Returns who follows the same, but puts what is finished into a list."""
+
+        def update(row: Row, arrays: Arrays) -> None:
+            into.append((row, arrays))
+
+        return self._replace(update=update)
+
+
+SILENT = Watch()
