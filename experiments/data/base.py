@@ -123,4 +123,4 @@ def shared(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _sums(images: np.ndarray) -> np.ndarray:
     """Returns `[N]` uint64, sums of the pixels' bits, equal for equal images."""
     bits = np.ascontiguousarray(images, np.float32).view(np.uint32)
-    return bits.reshape(len(images), -1).sum(axis=1, dtype=np.uint64)
+    return bits.sum(axis=(1, 2, 3), dtype=np.uint64)
