@@ -1,6 +1,5 @@
 """Sources of images: what they hold, and what they say when they cannot."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from support.refusals import says
+from support.tfds_sets import describe
 
 from experiments import data
 from experiments.data import embedded
@@ -239,24 +239,6 @@ def test_not_prepared_says_how(
     compile(message.split('-c "')[1].rstrip('"'), "command", "exec")
 
 
-def _describe(folder, **info):
-    """Description files as TFDS writes them, with one empty shard a split."""
-    folder.mkdir(parents=True)
-    info = {
-        "fileFormat": "array_record",
-        "splits": [{"name": "test", "shardLengths": ["3"]}],
-        "features": {
-            "image": {"image": {"shape": {"dimensions": ["8", "8", "1"]}}},
-            "label": {"classLabel": {"numClasses": "2"}},
-        },
-        **info,
-    }
-    features = {"featuresDict": {"features": info.pop("features")}}
-    (folder / "features.json").write_text(json.dumps(features))
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "toy-test.array_record-00000-of-00001").touch()
-
-
 @pytest.mark.parametrize(
     "info, split, parts",
     [
@@ -282,19 +264,19 @@ def _describe(folder, **info):
     ids=["tfrecord", "split", "incomplete", "no image", "sizes"],
 )
 def test_prepared_sets_are_checked(tmp_path, offline, info, split, parts):
-    _describe(tmp_path / "toy" / "1.0.0", **info)
+    describe(tmp_path / "toy" / "1.0.0", **info)
     says(*parts, call=lambda: data.check("toy", split, str(tmp_path)))
 
 
 def test_versions_and_configurations(tmp_path):
     for version, length in (("1.9.0", "3"), ("1.10.0", "4")):
         splits = [{"name": "test", "shardLengths": [length]}]
-        _describe(tmp_path / "toy" / version, splits=splits)
+        describe(tmp_path / "toy" / version, splits=splits)
     assert data.check("toy", data_dir=str(tmp_path)) == 4  # 1.10.0 is newer
     assert data.check("toy:1.9.0", data_dir=str(tmp_path)) == 3
-    _describe(tmp_path / "many" / "red" / "1.0.0")
+    describe(tmp_path / "many" / "red" / "1.0.0")
     assert data.check("many", data_dir=str(tmp_path)) == 3
-    _describe(tmp_path / "many" / "blue" / "1.0.0")
+    describe(tmp_path / "many" / "blue" / "1.0.0")
     assert data.check("many/red", data_dir=str(tmp_path)) == 3
     call = lambda: data.check("toy:2.0.0", data_dir=str(tmp_path))  # noqa: E731
     says("no 'toy:2.0.0'", "toy/1.9.0, toy/1.10.0", call=call)
@@ -305,7 +287,7 @@ def test_versions_and_configurations(tmp_path):
 
 
 def test_damaged_records_are_named(tmp_path):
-    _describe(tmp_path / "toy" / "1.0.0")  # an empty file is no array_record
+    describe(tmp_path / "toy" / "1.0.0")  # an empty file is no array_record
     call = lambda: data.load("toy", data_dir=str(tmp_path))  # noqa: E731
     says("damaged", str(tmp_path / "toy" / "1.0.0"), "Delete", call=call)
 
