@@ -4,7 +4,7 @@
 |----------------|--------------------------------------------------------------|
 | `photos`       | crops of photographs that ship inside scikit-image's wheel   |
 | `faces`        | faces and backgrounds of Labeled Faces in the Wild, 25x25    |
-| `folder:PATH`  | your own PNG and JPEG files, one folder a class              |
+| `folder:PATH`  | your own files, one folder a class, or a single class        |
 | anything else  | a TFDS data set that is prepared on disk as array_record     |
 
 A data set that comes with the installation is a source and a row of `embedded.SOURCES`.
@@ -13,9 +13,9 @@ A data set that comes with the installation is a source and a row of `embedded.S
 import numpy as np
 
 from experiments.data import embedded, folder, tfds_source
-from experiments.data.base import Dataset, Source, resize, select
+from experiments.data.base import Dataset, Source, resize, select, shared
 
-__all__ = ["Dataset", "check", "load"]
+__all__ = ["Dataset", "check", "load", "shared"]
 
 
 def load(
@@ -28,7 +28,8 @@ def load(
 ) -> Dataset:
     """Reads the images of one split into memory, in a fixed order.
 
-    Pixels are `uint8 / 255` exactly where nothing was resized.
+    Pixels are `uint8 / 255` exactly where nothing was resized, `uint16 / 65535` of
+    files that hold 16 bits.
 
     Args:
       name: `photos`, `faces`, `folder:PATH` or a TFDS name, `name[/config][:version]`.
@@ -53,8 +54,13 @@ def load(
     for image, label in source.read(indices):
         images.append(image if side is None else resize(image, side))
         labels.append(label)
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"Images of {name!r} differ: shape {images[-1].shape} after "
+                f"{images[0].shape}. Set image_size, such as image_size=64."
+            )
     return Dataset(
-        images=np.stack(images).astype(np.float32) / np.float32(255),
+        images=_in_unit_range(images),
         labels=np.asarray(labels, np.int32),
         class_names=source.class_names,
         name=name,
@@ -86,6 +92,15 @@ def check(
         is not prepared (with the command that prepares it), mixed image sizes.
     """
     return len(_open(name, split, data_dir, image_size, limit)[1])
+
+
+def _in_unit_range(images: list[np.ndarray]) -> np.ndarray:
+    """Returns float32 `[N, H, W, C]` in [0, 1] of uint8 ones, or of such already."""
+    found = np.empty((len(images), *images[0].shape), np.float32)
+    for i, image in enumerate(images):
+        eight_bits = image.dtype == np.uint8
+        found[i] = image.astype(np.float32) / np.float32(255) if eight_bits else image
+    return found
 
 
 def _open(

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.base import DAMAGED, Source, decode, require_split
+from experiments.data.base import Source, require_split
+from experiments.data.pictures import decode
 
 
 class Box(NamedTuple):
@@ -145,7 +146,7 @@ def _overlap(a: Box, b: Box) -> bool:
 def _picture(file: str) -> np.ndarray:
     try:
         return decode(str(_path(file)), channels=3)
-    except DAMAGED as error:
+    except Exception as error:  # Pillow's are of any kind
         raise ValueError(f"Cannot read {_path(file)}: {error}.") from error
 
 

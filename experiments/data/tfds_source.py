@@ -6,7 +6,6 @@ not there with a download, and one in TensorFlow's format with a traceback.
 
 import difflib
 import io
-import json
 import os
 import pathlib
 import re
@@ -15,8 +14,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from experiments.data.base import DAMAGED, Source, decode, require_split
+from experiments.data import tfds_metadata
+from experiments.data.base import Source, located, require_split
 from experiments.data.embedded import SOURCES
+from experiments.data.pictures import decode
+from experiments.data.tfds_metadata import Info
 
 OWN_NAMES = (*SOURCES, "folder:PATH")
 _NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?")
@@ -36,9 +38,9 @@ def open_source(
     """
     root = _root(data_dir)
     folder = _find(name, root)
-    info = _json(folder / "dataset_info.json")
+    info = tfds_metadata.info(folder)
     _require_array_record(name, root, folder, info)
-    splits = {part["name"]: _lengths(part) for part in info["splits"]}
+    splits = info.splits
     require_split(name, split, splits)
     shards = list(folder.glob(f"*-{split}.array_record*"))
     if len(shards) != len(splits[split]):
@@ -47,13 +49,14 @@ def open_source(
             f"{len(splits[split])} files of split {split!r}. Delete that folder, then: "
             f"{_command(name, root)}"
         )
-    shape, classes = _features(name, folder)
+    shape, classes = tfds_metadata.features(name, folder)
+    names = tfds_metadata.class_names(folder, classes)
     if image_size is None and None in shape:
         raise ValueError(
             f"Images of {name!r} differ in size: set image_size, such as image_size=64."
         )
     read = _reader(name, root, folder, split, channels=shape[-1] or 3)
-    return Source(sum(splits[split]), _class_names(folder, classes), read)
+    return Source(sum(splits[split]), names, read)
 
 
 def _reader(
@@ -68,7 +71,7 @@ def _reader(
                 for row in chunk:
                     image = decode(io.BytesIO(row["image"]), channels)
                     yield image, int(row["label"])
-        except (*DAMAGED, RuntimeError) as error:
+        except Exception as error:  # of any kind, by several libraries
             raise ValueError(
                 f"Split {split!r} of {name!r} in {folder} is damaged "
                 f"({_one_line(error)}). Delete that folder, then: "
@@ -88,7 +91,7 @@ def _records(tfds: Any, folder: pathlib.Path, split: str) -> Any:
 
 def _root(data_dir: str | None) -> pathlib.Path:
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    return pathlib.Path(data_dir or default).expanduser()
+    return located(data_dir or default)
 
 
 def _find(name: str, root: pathlib.Path) -> pathlib.Path:
@@ -114,7 +117,7 @@ def _versions(home: pathlib.Path, version: str | None) -> list[pathlib.Path]:
         for path in _folders(home)
         if _VERSION.fullmatch(path.name)
         and version in (None, path.name)
-        and (path / "dataset_info.json").is_file()
+        and (path / tfds_metadata.INFO).is_file()
     ]
     return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
 
@@ -165,50 +168,15 @@ def _command(name: str, root: pathlib.Path) -> str:
 
 
 def _require_array_record(
-    name: str, root: pathlib.Path, folder: pathlib.Path, info: dict
+    name: str, root: pathlib.Path, folder: pathlib.Path, info: Info
 ) -> None:
-    written = info.get("fileFormat", "tfrecord")
-    if written != "array_record":
+    if info.format != "array_record":
         other = root.with_name(f"{root.name}_array_record")
         raise ValueError(
-            f"{name!r} in {folder} is prepared as {written}, which needs TensorFlow to "
-            "read. Prepare it as array_record in another folder and set data_dir to "
-            f"that: {_command(name, other)}"
+            f"{name!r} in {folder} is prepared as {info.format}, which needs "
+            "TensorFlow to read. Prepare it as array_record in another folder and set "
+            f"data_dir to that: {_command(name, other)}"
         )
-
-
-def _json(file: pathlib.Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Cannot read {file}: {_one_line(error)}.") from error
-
-
-def _lengths(part: dict) -> list[int]:
-    return [int(length) for length in part.get("shardLengths", ())]
-
-
-def _features(name: str, folder: pathlib.Path) -> tuple[list[int | None], int]:
-    """Shape of an image, None where it varies, and the number of classes."""
-    file = folder / "features.json"
-    described = _json(file) if file.is_file() else {}
-    features = described.get("featuresDict", {}).get("features", {})
-    image = features.get("image", {}).get("image")
-    label = features.get("label", {}).get("classLabel")
-    if image is None or label is None or image.get("dtype", "uint8") != "uint8":
-        raise ValueError(
-            f"{name!r} has no 8-bit image with a class label: expected features "
-            f"'image' and 'label', found {', '.join(sorted(features)) or 'none'}."
-        )
-    dimensions = [int(side) for side in image["shape"]["dimensions"]]
-    return [side if side > 0 else None for side in dimensions], int(label["numClasses"])
-
-
-def _class_names(folder: pathlib.Path, classes: int) -> tuple[str, ...]:
-    file = folder / "label.labels.txt"
-    names = file.read_text().split("\n") if file.is_file() else []
-    names = tuple(name for name in names if name)
-    return names if len(names) == classes else tuple(map(str, range(classes)))
 
 
 def _tfds() -> Any:

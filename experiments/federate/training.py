@@ -100,7 +100,7 @@ def prepare(
     Raises:
       ValueError: naming the flag of what is not there or does not fit.
     """
-    examples, test = load(data, "train_split"), load(data, "split")
+    examples, test = _apart(data, load, cache)
     rows = partition(federation, examples.labels, run.seed)
     able = sum(len(held) > 0 for held in rows)
     if federation.participants > able:
@@ -124,6 +124,20 @@ def prepare(
     return Training(
         data, victim, clients, run, federation, built, examples, test, rows, rule
     )
+
+
+def _apart(
+    data: Data, load: Callable[[Data, str], Dataset], cache: Cache
+) -> tuple[Dataset, Dataset]:
+    """Returns the clients' examples, and held-out ones that are not among them."""
+    examples = load(data, "train_split")
+    places = data.dataset, data.data_dir, data.image_size, data.train_split, data.split
+    test = cache(
+        ("held_out", *places),
+        lambda: inputs.held_out(data, load(data, "split"), examples),
+        most=1,
+    )
+    return examples, test
 
 
 def partition(federation: Federation, labels: Any, seed: int) -> list[np.ndarray]:

@@ -13,8 +13,9 @@ class Data:
 
     dataset: str = setting(
         "Where the images come from: photos and faces come with the installation, "
-        "folder:PATH are your own (PATH/CLASS/IMAGE.png or .jpg), any other name is a "
-        "TFDS data set prepared as array_record, such as cifar10.",
+        "folder:PATH are your own (PATH/CLASS/IMAGE, or PATH/IMAGE without labels: all "
+        "of one class; PNG, JPEG, WebP, TIFF, BMP, and DICOM by invertjax[dicom]), any "
+        "other name is a TFDS data set prepared as array_record, such as cifar10.",
         default="photos",
         without=_DATA,
     )
@@ -25,8 +26,8 @@ class Data:
         "Split of the targets, e.g. train or test[100:].", default="test", without=_DATA
     )
     train_split: str = setting(
-        "Split for training, and of the attacker's public images. Targets in it are "
-        "left out.",
+        "Split for training, and of the attacker's public images. Images in it that "
+        "are targets too, pixel for pixel, are left out.",
         default="train",
         without=_DATA,
     )

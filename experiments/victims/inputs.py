@@ -1,14 +1,18 @@
 """The images that an audit reads, checked before anything is built or written."""
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from experiments import data
 from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.victim import Victim
+from invertjax.cli import processes
 
 PUBLIC = 512  # images outside the targets, for label counts and guesses
 
@@ -57,7 +61,7 @@ def read(of: Data, clients: Clients, victim: Victim, dtype: str) -> Inputs:
     check(of, clients, victim)
     held = _read(of, "split", data.load, of.targets * clients.batch_size)
     public = _read(of, "train_split", data.load, _limit(of, clients, victim))
-    public = _outside(of, public, held)
+    public = _without(of, "train_split", public, "split", held)
     for part in (held, public):
         _check_labels(part)
     shape = (of.targets, clients.batch_size)
@@ -99,18 +103,46 @@ def _read(of: Data, flag: str, read: Callable, limit: int | None) -> Any:
         raise ValueError(f"{named}: {error}") from None
 
 
-def _outside(of: Data, public: data.Dataset, held: data.Dataset) -> data.Dataset:
-    """Returns public images that are no targets, where both come of one split."""
-    if of.split.partition("[")[0] != of.train_split.partition("[")[0]:
-        return public
-    seen = {image.tobytes() for image in held.images}
-    rows = [i for i, image in enumerate(public.images) if image.tobytes() not in seen]
-    if not rows:
+def held_out(of: Data, found: data.Dataset, examples: data.Dataset) -> data.Dataset:
+    """Returns the images of `--split` that no client has, and says how many do.
+
+    They tell how accurate a model is, and are what an attacker can guess from.
+
+    Args:
+      of: which images.
+      found: those of `--split`, all of them.
+      examples: those of `--train_split`, which are the clients'.
+
+    Raises:
+      ValueError: naming --split, if nothing is left.
+    """
+    return _without(of, "split", found, "train_split", examples)
+
+
+def _without(
+    of: Data, flag: str, found: data.Dataset, other: str, seen: data.Dataset
+) -> data.Dataset:
+    """Returns the images that a flag names without those that another one names too,
+    by their pixels: the same file may be in two splits, or there under two names."""
+    shared = data.shared(found.images, seen.images)
+    if not shared.any():
+        return found
+    named, others = (f"--{name}={getattr(of, name)}" for name in (flag, other))
+    if shared.all():
         raise ValueError(
-            f"--train_split={of.train_split} holds only images that are targets: "
-            f"expected others than --split={of.split}."
+            f"{named} holds only images that are in {others} too: expected others."
         )
-    return public._replace(images=public.images[rows], labels=public.labels[rows])
+    _say(
+        f"--dataset={of.dataset} {named}: left out {np.sum(shared)} of {len(shared)} "
+        f"images, which are in {others} too."
+    )
+    return found._replace(images=found.images[~shared], labels=found.labels[~shared])
+
+
+@functools.cache  # a sweep reads the same images many times
+def _say(line: str) -> None:
+    if processes.is_first():
+        tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
 
 
 def _check_labels(held: data.Dataset) -> None:

@@ -1,9 +1,7 @@
 """Sources of images: what they hold, and what they say when they cannot."""
 
-import json
 import os
 import pathlib
-import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from support.refusals import says
+from support.tfds_sets import describe
 
 from experiments import data
 from experiments.data import embedded
@@ -24,16 +23,6 @@ ROOT = pathlib.Path(__file__).parents[3]
 needs_tfds = pytest.mark.skipif(
     not TFDS_DIR, reason="TFDS_DATA_DIR names no folder of prepared TFDS sets"
 )
-
-
-def _says(*parts, call):
-    """Runs `call`, expects a one-line ValueError with all parts; returns it."""
-    every_part = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    with pytest.raises(ValueError, match=rf"^{every_part}.+$") as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture
@@ -137,7 +126,7 @@ def test_photos_come_from_the_wheel(monkeypatch, tmp_path):
 
     monkeypatch.setattr(skimage, "data_dir", str(tmp_path))
     embedded._picture.cache_clear()
-    _says("lacks", "astronaut.png", "pip install", call=lambda: data.load("photos"))
+    says("lacks", "astronaut.png", "pip install", call=lambda: data.load("photos"))
 
 
 # Faces.
@@ -189,7 +178,7 @@ def test_faces_resize():
 )
 @pytest.mark.parametrize("function", [data.load, data.check])
 def test_options_are_checked(function, options, parts):
-    _says(*parts, call=lambda: function("photos", **options))
+    says(*parts, call=lambda: function("photos", **options))
 
 
 def test_slices_and_limits_select():
@@ -199,122 +188,6 @@ def test_slices_and_limits_select():
     np.testing.assert_array_equal(part.images, images[4:6])
     assert data.check("photos", "test[4:]", limit=2) == 2
     assert data.check("photos") == 80
-
-
-# Folders.
-
-
-def _write(path, level, size=(6, 5), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colour = (level, 20, 30) if mode == "RGB" else level
-    Image.new(mode, size, colour).save(path)
-
-
-@pytest.fixture
-def classes(tmp_path):
-    """Six PNGs of class `ant`, two JPEGs of `bee`; a note and a hidden folder."""
-    for index in range(6):
-        _write(tmp_path / "ant" / f"{index}.png", level=index)
-    for index in range(2):
-        _write(tmp_path / "bee" / f"{index}.JPG", level=100 + index)
-    (tmp_path / "bee" / "note.txt").write_text("not an image")
-    _write(tmp_path / ".cache" / "0.png", level=200)
-    return tmp_path
-
-
-def test_folder_is_sorted_and_split(classes):
-    test = data.load(f"folder:{classes}")
-    train = data.load(f"folder:{classes}", "train")
-    assert test.class_names == train.class_names == ("ant", "bee")
-    np.testing.assert_array_equal(test.labels, [0, 1, 0])
-    np.testing.assert_array_equal(train.labels, [0, 1, 0, 0, 0])
-    assert test.images.shape == (3, 5, 6, 3)
-    red = np.round(test.images[:, 0, 0, 0] * 255)
-    # JPEG at Pillow's default quality is within 2 levels on a plain colour.
-    np.testing.assert_allclose(red, [0, 100, 5], atol=2)
-    np.testing.assert_array_equal(test.images[2, 0, 0], np.float32([5, 20, 30]) / 255)
-
-
-def test_folder_with_its_own_splits(tmp_path):
-    _write(tmp_path / "train" / "ant" / "0.png", 1)
-    _write(tmp_path / "train" / "bee" / "0.png", 2)
-    _write(tmp_path / "test" / "bee" / "0.png", 3)
-    _write(tmp_path / "val" / "cow" / "0.png", 4)
-    name = f"folder:{tmp_path}"
-    assert data.load(name).class_names == ("ant", "bee", "cow")
-    for split, labels in (("train", [0, 1]), ("test", [1]), ("val", [2])):
-        np.testing.assert_array_equal(data.load(name, split).labels, labels)
-    _says("'other'", "test or train or val", call=lambda: data.check(name, "other"))
-
-
-def test_folder_with_a_class_called_train(tmp_path):
-    for name in ("plane", "train"):
-        _write(tmp_path / name / "0.png", 1)
-        _write(tmp_path / name / "1.png", 1)
-    assert data.load(f"folder:{tmp_path}", "train").class_names == ("plane", "train")
-
-
-def test_folder_of_single_images_has_both_splits(tmp_path):
-    for name in "abcdef":
-        _write(tmp_path / name / "0.png", 1)
-    labels = data.load(f"folder:{tmp_path}").labels
-    np.testing.assert_array_equal(labels, [0, 5])
-    assert data.check(f"folder:{tmp_path}", "train") == 4
-
-
-def test_grey_folders_have_one_channel(tmp_path):
-    for index in range(6):
-        _write(tmp_path / "scan" / f"{index}.png", index, mode="L")
-    name = f"folder:{tmp_path}"
-    assert data.load(name).images.shape == (2, 5, 6, 1)
-    _write(tmp_path / "scan" / "6.png", 7)  # one colour image, in the other split
-    assert data.load(name).images.shape == (2, 5, 6, 3)
-
-
-def test_folder_sizes_must_agree_or_be_set(classes):
-    _write(classes / "bee" / "2.png", 1, size=(9, 4))
-    name = f"folder:{classes}"
-    message = _says("6x5", "9x4", "image_size", call=lambda: data.check(name))
-    assert message == _says(call=lambda: data.load(name))
-    assert data.load(name, image_size=8).images.shape == (3, 8, 8, 3)
-
-
-@pytest.mark.parametrize("name", ["0.png", "0.JPG"])
-def test_truncated_file_is_named(classes, name):
-    path = next(classes.glob(f"[ab]*/{name}"))
-    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert data.check(f"folder:{classes}", image_size=8) == 3  # headers are whole
-    load = lambda: data.load(f"folder:{classes}", image_size=8)  # noqa: E731
-    _says("Cannot read", str(path), "truncated", call=load)
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
-def test_unreadable_file_is_named(classes, content):
-    path = classes / "ant" / "3.png"
-    path.write_bytes(content)
-    _says("Cannot read", str(path), call=lambda: data.check(f"folder:{classes}"))
-
-
-def test_deep_images_are_refused(classes):
-    path = classes / "ant" / "3.png"
-    Image.fromarray(np.zeros((5, 6), np.uint16)).save(path)
-    _says(str(path), "8 bits", call=lambda: data.check(f"folder:{classes}"))
-
-
-@pytest.mark.parametrize(
-    "make, parts",
-    [
-        (lambda path: None, ("No folder", "folder:PATH")),
-        (lambda path: path.mkdir(), ("No class folders with images", ".jpeg")),
-        (lambda path: (path / "a").mkdir(parents=True), ("No class folders",)),
-        (lambda path: _write(path / "0.png", 1), ("No class folders", "CLASS")),
-    ],
-    ids=["missing", "empty", "no images", "no classes"],
-)
-def test_folder_errors(tmp_path, make, parts):
-    make(tmp_path / "set")
-    _says(*parts, call=lambda: data.check(f"folder:{tmp_path / 'set'}"))
 
 
 # TensorFlow Datasets.
@@ -333,11 +206,11 @@ def test_folder_errors(tmp_path, make, parts):
 )
 def test_unknown_names_get_near_misses(tmp_path, offline, name, hint):
     call = lambda: data.check(name, data_dir=str(tmp_path))  # noqa: E731
-    _says(f"Unknown data set {name!r}", hint, call=call)
+    says(f"Unknown data set {name!r}", hint, call=call)
 
 
 def test_a_path_is_told_about_folders(tmp_path):
-    _says(f"'folder:{tmp_path}'", call=lambda: data.check(str(tmp_path)))
+    says(f"'folder:{tmp_path}'", call=lambda: data.check(str(tmp_path)))
 
 
 @pytest.mark.parametrize("function", [data.check, data.load])
@@ -352,7 +225,7 @@ def test_not_prepared_says_how(
     folder = tmp_path / "sets"
     if by_environment:
         monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
-    message = _says(
+    message = says(
         "'cifar10' is not prepared",
         str(folder / "cifar10"),
         "pip install tensorflow",
@@ -364,24 +237,6 @@ def test_not_prepared_says_how(
     assert not waited  # TFDS sleeps before it tries again
     assert not folder.exists()
     compile(message.split('-c "')[1].rstrip('"'), "command", "exec")
-
-
-def _describe(folder, **info):
-    """Description files as TFDS writes them, with one empty shard a split."""
-    folder.mkdir(parents=True)
-    info = {
-        "fileFormat": "array_record",
-        "splits": [{"name": "test", "shardLengths": ["3"]}],
-        "features": {
-            "image": {"image": {"shape": {"dimensions": ["8", "8", "1"]}}},
-            "label": {"classLabel": {"numClasses": "2"}},
-        },
-        **info,
-    }
-    features = {"featuresDict": {"features": info.pop("features")}}
-    (folder / "features.json").write_text(json.dumps(features))
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "toy-test.array_record-00000-of-00001").touch()
 
 
 @pytest.mark.parametrize(
@@ -409,32 +264,32 @@ def _describe(folder, **info):
     ids=["tfrecord", "split", "incomplete", "no image", "sizes"],
 )
 def test_prepared_sets_are_checked(tmp_path, offline, info, split, parts):
-    _describe(tmp_path / "toy" / "1.0.0", **info)
-    _says(*parts, call=lambda: data.check("toy", split, str(tmp_path)))
+    describe(tmp_path / "toy" / "1.0.0", **info)
+    says(*parts, call=lambda: data.check("toy", split, str(tmp_path)))
 
 
 def test_versions_and_configurations(tmp_path):
     for version, length in (("1.9.0", "3"), ("1.10.0", "4")):
         splits = [{"name": "test", "shardLengths": [length]}]
-        _describe(tmp_path / "toy" / version, splits=splits)
+        describe(tmp_path / "toy" / version, splits=splits)
     assert data.check("toy", data_dir=str(tmp_path)) == 4  # 1.10.0 is newer
     assert data.check("toy:1.9.0", data_dir=str(tmp_path)) == 3
-    _describe(tmp_path / "many" / "red" / "1.0.0")
+    describe(tmp_path / "many" / "red" / "1.0.0")
     assert data.check("many", data_dir=str(tmp_path)) == 3
-    _describe(tmp_path / "many" / "blue" / "1.0.0")
+    describe(tmp_path / "many" / "blue" / "1.0.0")
     assert data.check("many/red", data_dir=str(tmp_path)) == 3
     call = lambda: data.check("toy:2.0.0", data_dir=str(tmp_path))  # noqa: E731
-    _says("no 'toy:2.0.0'", "toy/1.9.0, toy/1.10.0", call=call)
+    says("no 'toy:2.0.0'", "toy/1.9.0, toy/1.10.0", call=call)
     call = lambda: data.check("many/green", data_dir=str(tmp_path))  # noqa: E731
-    _says("no 'many/green'", "many/blue/1.0.0, many/red/1.0.0", call=call)
+    says("no 'many/green'", "many/blue/1.0.0, many/red/1.0.0", call=call)
     call = lambda: data.check("many", data_dir=str(tmp_path))  # noqa: E731
-    _says("several configurations", "many/blue, many/red", call=call)
+    says("several configurations", "many/blue, many/red", call=call)
 
 
 def test_damaged_records_are_named(tmp_path):
-    _describe(tmp_path / "toy" / "1.0.0")  # an empty file is no array_record
+    describe(tmp_path / "toy" / "1.0.0")  # an empty file is no array_record
     call = lambda: data.load("toy", data_dir=str(tmp_path))  # noqa: E731
-    _says("damaged", str(tmp_path / "toy" / "1.0.0"), "Delete", call=call)
+    says("damaged", str(tmp_path / "toy" / "1.0.0"), "Delete", call=call)
 
 
 @needs_tfds
@@ -469,7 +324,7 @@ def test_cut_tfds_file_is_named(tmp_path):
     shard = next(folder.glob("*-test.array_record*"))
     shard.write_bytes(shard.read_bytes()[:200_000])
     call = lambda: data.load("mnist", limit=4, data_dir=str(tmp_path))  # noqa: E731
-    _says("'mnist'", "damaged", call=call)
+    says("'mnist'", "damaged", call=call)
 
 
 @needs_tfds
