@@ -7,6 +7,11 @@ and shares it, plain or defended. The engine reconstructs the batch from what wa
 shared. Writes demo.png and demo.json into --workdir, after every setting.
 """
 
+from experiments import starting
+
+if __name__ == "__main__":
+    starting.end_at_signals()
+
 import dataclasses
 import json
 import pathlib
@@ -24,7 +29,14 @@ from experiments import data
 from invertjax import clients, driver, labels, losses, metrics
 from invertjax.auditing import Keys, Report, Watch, controls, verdicts
 from invertjax.base import Loss, Params
-from invertjax.cli import command, defense_text, run_folder, setting, startup
+from invertjax.cli import (
+    command,
+    defense_text,
+    interrupts,
+    run_folder,
+    setting,
+    startup,
+)
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting as line
 from invertjax.reports import pictures, text
@@ -110,7 +122,7 @@ def run(
                 steps=steps,
                 numbers=NUMBERS,
                 control=False,
-                watch=Watch(on_steps),
+                watch=Watch(on_steps, interrupts.check),
                 cache=cache,
             )
             recall = _label_recall(probe_key, victim, keys, one)

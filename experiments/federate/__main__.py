@@ -19,8 +19,14 @@ which clients were dropped), summary.json, state.npz, federation.png and a pictu
 audit into --workdir. Ctrl-C keeps all rounds that are done; a kill loses those since
 the last writing, a second's (ten times as long as writing takes, if that is longer),
 and the one that runs. --resume goes on, with the same result as without a break. Exit
-codes: 0 done, 1 updates not finite with --on_nan=stop, 2 bad input, 130 interrupted.
+codes: 0 done, 1 updates not finite with --on_nan=stop, 2 bad input, 130 interrupted,
+143 by SIGTERM.
 """
+
+from experiments import starting
+
+if __name__ == "__main__":
+    starting.end_at_signals()
 
 import sys
 

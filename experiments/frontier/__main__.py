@@ -11,8 +11,14 @@ Writes frontier.csv and frontier.png into --workdir: for every defense and stren
 PSNR of the strongest attack, the labels that updates give away, the accuracy on
 held-out images, and epsilon where there is one. Prints the cheapest defense that keeps
 the PSNR under --threshold. Given again, the command goes on where it was ended. Exit
-codes: 0 done, 1 targets failed, 2 bad input, 130 interrupted.
+codes: 0 done, 1 targets failed, 2 bad input, 130 interrupted,
+143 by SIGTERM.
 """
+
+from experiments import starting
+
+if __name__ == "__main__":
+    starting.end_at_signals()
 
 import sys
 

@@ -14,8 +14,14 @@ the attack reconstructs the batch from what was shared. Target i is images i*B t
 
 Writes config.json, metrics.jsonl (a row a target), summary.json, reconstructions.npz
 and grid.png into --workdir. Ctrl-C keeps the best so far, and --resume goes on from
-there. Exit codes: 0 done, 1 no finite result, 2 bad input, 130 interrupted.
+there. Exit codes: 0 done, 1 no finite result, 2 bad input, 130 interrupted,
+143 by SIGTERM.
 """
+
+from experiments import starting
+
+if __name__ == "__main__":
+    starting.end_at_signals()
 
 import dataclasses
 import sys

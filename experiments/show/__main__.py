@@ -11,6 +11,11 @@ that failed are counted, never averaged. Exit codes: 0 done, 1 nothing to show a
 rows failed, or no room to write, 2 bad input.
 """
 
+from experiments import starting
+
+if __name__ == "__main__":
+    starting.end_at_signals()
+
 import dataclasses
 import pathlib
 import sys

@@ -12,8 +12,14 @@ settings.
 Appends a row a target to part-*.parquet in --workdir, as they finish:
 `pandas.read_parquet(workdir)`. Given again, a command goes on where it was ended, and
 several processes, on one machine or many that share the folder, divide the cells among
-them. Exit codes: 0 done, 1 cells failed, 2 bad input, 130 interrupted.
+them. Exit codes: 0 done, 1 cells failed, 2 bad input, 130 interrupted,
+143 by SIGTERM.
 """
+
+from experiments import starting
+
+if __name__ == "__main__":
+    starting.end_at_signals()
 
 import sys
 

@@ -5,20 +5,25 @@ from collections.abc import Callable, Iterable
 
 from absl import flags
 
-from invertjax.cli import processes, setting
+from invertjax.cli import interrupts, processes, setting
 from invertjax.driver import layout
 
 FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """Returns `body()`, the exit code; bad input is one line on standard error."""
-    return processes.ended(lambda: _guarded(body))
+    """Returns `body()`, the exit code; bad input is one line on standard error.
+
+    Ctrl-C and SIGTERM are held back until somebody looks, see `interrupts`.
+    """
+    with interrupts.deferred():
+        return processes.ended(lambda: _guarded(body))
 
 
 def _guarded(body: Callable[[], int]) -> int:
     try:
-        return body()
+        code = body()
+        return interrupts.code() if code == INTERRUPTED else code
     except ValueError as error:
         if not _is_ours(error):  # not bad input but a fault: show where
             raise
@@ -28,7 +33,7 @@ def _guarded(body: Callable[[], int]) -> int:
     except (OSError, MemoryError) as error:  # a full disk; a trial that does not fit
         return said(error, FAILED)
     except KeyboardInterrupt:
-        return said("interrupted.", INTERRUPTED)
+        return said("interrupted.", interrupts.code())
 
 
 def run(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from invertjax.cli import startup
+from invertjax.cli import interrupts, startup
 from invertjax.driver import layout
 
 JOIN_SECONDS = 120  # for all processes to come
@@ -156,6 +156,8 @@ def together(stage: Callable[[], T]) -> T:
     """
     code, raised = 0, None
     value: Any = None
+    if not jax.distributed.is_initialized():  # of several each would have to know
+        interrupts.check()
     try:
         value = stage()
     except (ValueError, OSError) as error:

@@ -11,6 +11,8 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from invertjax.cli import interrupts
+
 SECONDS = 30.0  # between two lines, and before the first
 
 T = TypeVar("T")
@@ -103,6 +105,7 @@ class Bar:
     def over(self, items: Iterable[T]) -> Iterator[T]:
         """Goes through items, a step each."""
         for item in items:
+            interrupts.check()
             yield item
             self.add()
 
