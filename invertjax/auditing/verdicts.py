@@ -41,4 +41,4 @@ def verdict_blind(fit: float | None) -> str:
     return f"Without the truth no quality can be given. The reconstruction {says}."
 
 
-FAILED = "FAILED: no trial had a finite objective."
+FAILED = "FAILED: no trial had a finite objective with a finite gradient."
