@@ -9,8 +9,10 @@ import jax
 from invertjax import trees
 from invertjax.base import Batch, Loss, Params, Update
 
-# What a custom_vjp function says where it is differentiated forwards.
-_NO_FORWARD_MODE = "forward-mode"
+# What JAX says where a custom_vjp function is differentiated forwards: the first as it
+# stands, the second once it was traced.
+_NO_FORWARD_MODE = ("forward-mode", "'custom_lin'")
+NO_FORWARD_MODE = (TypeError, NotImplementedError)
 
 
 def gradient(loss_fn: Loss, rule: str) -> Callable[[Params, Batch], Update]:
@@ -45,7 +47,7 @@ def _linearised(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
 
         try:
             (shared, _), along = jax.linearize(gradients, params)
-        except TypeError as error:
+        except NO_FORWARD_MODE as error:
             _fall_back("linearised", error)
             return jax.vjp(jax.grad(loss_fn), params, batch)
         return shared, along
@@ -71,7 +73,7 @@ def _recomputed(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
 
         try:
             return jax.grad(along, argnums=(0, 1), allow_int=True)(*saved)
-        except TypeError as error:
+        except NO_FORWARD_MODE as error:
             _fall_back("recomputed", error)
             return jax.vjp(jax.grad(loss_fn), *saved)[1](cotangent)
 
@@ -79,9 +81,14 @@ def _recomputed(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
     return share
 
 
-def _fall_back(rule: str, error: TypeError) -> None:
+def lacks_forward_mode(error: Exception) -> bool:
+    """Returns whether an error says that there are no forward-mode derivatives."""
+    return any(words in str(error) for words in _NO_FORWARD_MODE)
+
+
+def _fall_back(rule: str, error: Exception) -> None:
     """Says that another rule is taken, or raises the error if none would help."""
-    if _NO_FORWARD_MODE not in str(error):
+    if not lacks_forward_mode(error):
         raise error
     warnings.warn(
         "The loss has no forward-mode derivatives, as a function with a custom_vjp of "

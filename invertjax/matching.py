@@ -56,15 +56,15 @@ class Schedule(NamedTuple):
       has the objective's curvature.
     rank: `z -> []`, by which iterates and restarts are compared, where objectives of
       different t do not compare. It also judges the iterate after the last step.
+    converged: `(opt_state, value, t) -> []` bool, whether to stop before the budget.
     both: `(z, t) -> ([], [])`, the objective at t and at the end of the run, t = 1, at
       the price of one: by the second, iterates and restarts are compared.
-    converged: `(opt_state, value, t) -> []` bool, whether to stop before the budget.
     """
 
     residual: Residual | None = None
     rank: Callable[[Point], jax.Array] | None = None
-    both: Callable[[Point, jax.Array], tuple[jax.Array, jax.Array]] | None = None
     converged: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    both: Callable[[Point, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 PLAIN = Schedule()

@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import candidates, clients, distances, matching, priors, updates
+from invertjax import (
+    candidates,
+    clients,
+    derivatives,
+    distances,
+    matching,
+    priors,
+    updates,
+)
 from invertjax.base import (
     Attack,
     Batch,
@@ -169,8 +177,8 @@ def _explained(advance: Callable[..., Any]) -> Callable[..., Any]:
     def advance_or_explain(state: Any, n: jax.Array) -> Any:
         try:
             return advance(state, n)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
+        except derivatives.NO_FORWARD_MODE as error:
+            if not derivatives.lacks_forward_mode(error):
                 raise
             raise TypeError(
                 "Expected share and softened to have forward-mode derivatives: make "
