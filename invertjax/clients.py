@@ -203,8 +203,9 @@ def local(
             rows, key = chosen
             mini = jax.tree.map(lambda leaf: leaf[rows], batch)
             grads = client(trees.merged(floats, params), mini, key)
-            delta, state = finite_update(trees.floats(grads), state, floats)
-            return (optax.apply_updates(floats, delta), state), None
+            with jax.numpy_dtype_promotion("standard"):  # optax needs it
+                delta, state = finite_update(trees.floats(grads), state, floats)
+                return (optax.apply_updates(floats, delta), state), None
 
         before = trees.floats(params)
         start = (before, optimizer.init(before))

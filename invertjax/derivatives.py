@@ -8,6 +8,7 @@ import jax
 
 from invertjax import trees
 from invertjax.base import Batch, Loss, Params, Update
+from invertjax.rewrites import equations
 
 # What JAX says where a custom_vjp function is differentiated forwards: the first as it
 # stands, the second once it was traced.
@@ -47,6 +48,7 @@ def _linearised(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
 
         try:
             (shared, _), along = jax.linearize(gradients, params)
+            _check_forward_mode(along, shared)
         except NO_FORWARD_MODE as error:
             _fall_back("linearised", error)
             return jax.vjp(jax.grad(loss_fn), params, batch)
@@ -79,6 +81,13 @@ def _recomputed(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
 
     share.defvjp(forward, backward)
     return share
+
+
+def _check_forward_mode(along: Callable[[Update], Any], shared: Update) -> None:
+    """Raises at once what JAX would say of a custom_vjp only when it compiles."""
+    body = jax.make_jaxpr(along)(shared)
+    if equations.contains(body, lambda eqn: eqn.primitive.name == "custom_lin"):
+        raise TypeError("There are no forward-mode derivatives.")
 
 
 def lacks_forward_mode(error: Exception) -> bool:

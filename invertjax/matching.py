@@ -219,8 +219,10 @@ def _step(
     if schedule.residual is not None:
         residual = schedule.residual
         extra |= dict(residual_fn=lambda z: residual(z, t), project=candidate.project)
-    delta, opt_state = optimizer.update(grad, state.opt_state, state.z, **extra)
-    z = candidate.project(optax.apply_updates(state.z, delta))
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to a count
+        delta, opt_state = optimizer.update(grad, state.opt_state, state.z, **extra)
+        moved = optax.apply_updates(state.z, delta)
+    z = candidate.project(moved)
     alive = _finite(loss) & _finite(grad) & _finite(z)
     best = optax.tree.where(better, state.z, state.best)
     # Without a first step there is only the start, which must not win over others.

@@ -54,7 +54,7 @@ class Rewriting:
 
     def _rewrite(self, body: Any) -> Any:
         """Rewrites a jaxpr, open or closed; returns itself if nothing changes."""
-        if not self._contains_match(body):
+        if not contains(body, self._matches):
             return body
         if body not in self._bodies:
             eqns = [new for eqn in body.eqns for new in self._rewrite_eqn(eqn)]
@@ -64,13 +64,6 @@ class Rewriting:
                 jaxpr = body.jaxpr.replace(eqns=eqns)
                 self._bodies[body] = body.replace(jaxpr=jaxpr)
         return self._bodies[body]
-
-    def _contains_match(self, body: Any) -> bool:
-        return any(
-            self._matches(eqn)
-            or any(map(self._contains_match, filter(_is_jaxpr, _flat(eqn.params))))
-            for eqn in body.eqns
-        )
 
     def _rewrite_eqn(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
         if self._matches(eqn):
@@ -84,6 +77,17 @@ class Rewriting:
         if type(value) is tuple:
             return tuple(map(self._rewrite_param, value))
         return self._rewrite(value) if _is_jaxpr(value) else value
+
+
+def contains(body: Any, matches: Callable[[core.JaxprEqn], bool]) -> bool:
+    """Returns whether an equation matches, of a jaxpr or of one that it calls."""
+    return any(
+        matches(eqn)
+        or any(
+            contains(inner, matches) for inner in _flat(eqn.params) if _is_jaxpr(inner)
+        )
+        for eqn in body.eqns
+    )
 
 
 def of(fun: Callable[..., Any], eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
