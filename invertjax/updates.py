@@ -18,7 +18,9 @@ def checked(share: Share, observed: Update, candidate: Candidate) -> Update:
         it takes no images of the candidate's precision.
     """
     observed = trees.floats(observed)
-    guess = _guess(share, candidate)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    batch = jax.eval_shape(lambda key: candidate.decode(candidate.init(key)), key)
+    guess = shapes(share, batch)
     wanted, given = _named(guess), _named(observed)
     if jax.tree.structure(guess) != jax.tree.structure(observed):
         missing, unknown = sorted({*wanted} - {*given}), sorted({*given} - {*wanted})
@@ -35,24 +37,26 @@ def checked(share: Share, observed: Update, candidate: Candidate) -> Update:
     return observed
 
 
-def reads_unknown(error: KeyError, batch: Batch) -> bool:
+def _reads_unknown(error: KeyError, batch: Batch) -> bool:
     """Returns whether an error says that a loss has read an entry that is not there."""
     name = error.args[0] if error.args else None
     return isinstance(batch, dict) and isinstance(name, str) and name not in batch
 
 
-def _guess(share: Share, candidate: Candidate) -> Update:
-    """Returns the shapes of what the client would share of a guess."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    batch = jax.eval_shape(lambda key: candidate.decode(candidate.init(key)), key)
+def shapes(share: Share, batch: Batch) -> Update:
+    """Returns the shapes of what a client would share of a guess of these shapes.
+
+    Raises:
+      ValueError: see `checked`.
+    """
     try:
         return jax.eval_shape(share, batch)
     except KeyError as error:
-        if not reads_unknown(error, batch):
+        if not _reads_unknown(error, batch):
             raise
         (name,) = error.args
         raise ValueError(
-            f"The client reads batch[{name!r}], and the candidate has {sorted(batch)}: "
+            f"The client reads batch[{name!r}], and a guess has {sorted(batch)}: "
             f"let it optimise that entry, by candidates.with_entry(candidate, {name!r}"
             ", ...), or close the loss over it."
         ) from None
