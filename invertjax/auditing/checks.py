@@ -56,12 +56,14 @@ def check_images(named: str, batch: Batch) -> None:
       batch: of concrete arrays.
     """
     images = np.asarray(batch["image"])
+    if not images.size:
+        return
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"Expected {named}['image'] of type {images.dtype} to be floats in [0, 1]: "
             "divide images of 0 to 255 by 255."
         )
-    low, high = float(images.min(initial=1)), float(images.max(initial=0))
+    low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # nor NaN
         raise ValueError(
             f"Expected {named}['image'] in [0, 1], got values from {low:.3g} to "

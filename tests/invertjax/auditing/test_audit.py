@@ -237,7 +237,7 @@ def test_who_watches_is_told_of_every_update_and_may_stop():
         ),
         (
             {"batches": {**batches(), "image": np.full((1, *SHAPE), 1.5)}},
-            r"batches\['image'\] in \[0, 1\].* 1.5 to 1.5: .*normalisation into the loss",
+            r"batches\['image'\] in \[0, 1\].* 1.5 to 1.5: put the normalisation",
         ),
         (
             {"batches": {**batches(), "image": np.full((1, *SHAPE), np.nan)}},
@@ -288,13 +288,14 @@ def test_rows_are_told_apart_by_their_names():
 
 
 def test_an_attack_that_never_started_is_no_reconstruction():
-    """A root of zero has no gradient: 8 dB of noise were a result once."""
+    """A root of zero has no gradient: its start was a result once."""
 
     def rooted(params, batch):
-        return toy.loss_fn(params, batch) + jnp.sqrt(batch["image"] * 0).sum()
+        root = jnp.sqrt(0 * batch["image"]).sum()
+        return toy.loss_fn(params, batch) + root * params["last"]["bias"].sum()
 
     report = audit("inverting_gradients", loss_fn=rooted, steps=3, control=False)
     assert report.verdict.startswith("FAILED")
     (row,) = report.rows
     assert row["loss"] is None and row["stopped"] == "no finite step"
-    assert report.summary["failed"] == 1 and "dB  -" not in str(report)
+    assert report.summary["failed"] == 1
