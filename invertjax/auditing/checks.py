@@ -17,6 +17,8 @@ from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.situations import Target, Threat, shapes_of_batch
 from invertjax.base import Batch, Params, Update
 
+_jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
+
 
 def check_data(
     update: Update | None,
@@ -79,10 +81,10 @@ def check_loss(target: Target, params: Params, threat: Threat) -> None:
         if not np.all(np.isfinite(leaf)):  # a maximum with zero would hide it
             raise ValueError("Expected params that are all finite numbers.")
     batch = clients.with_drawn(target, shapes_of_batch(target, threat))
-    client, key = clients.gradient(target), jax.eval_shape(lambda: jax.random.key(0))
+    client, key = clients.gradient(target), _jax.eval_shape(lambda: jax.random.key(0))
 
     def share(batch: Batch) -> Update:
-        return jax.eval_shape(client, params, batch, key)
+        return _jax.eval_shape(client, params, batch, key)
 
     updates.shapes(share, batch)
 

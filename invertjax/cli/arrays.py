@@ -73,7 +73,7 @@ def _npz(path: str) -> dict[str, np.ndarray]:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array; use np.savez")
-        found = {key: archive[key] for key in archive.files}
+        found: dict[str, Any] = {key: archive[key] for key in archive.files}
     return {key: _checked_type(key, leaf) for key, leaf in found.items()}
 
 
@@ -106,7 +106,8 @@ def save_leaves(path: pathlib.Path, tree: Any) -> None:
     """Writes the leaves of a pytree as .npz by their number, whole or not at all."""
     leaves = jax.device_get(jax.tree.leaves(tree))
     with run_folder.replacing(path) as file:
-        np.savez(file, **{f"leaf_{i:05}": _bits(leaf) for i, leaf in enumerate(leaves)})
+        named: Any = {f"leaf_{i:05}": _bits(leaf) for i, leaf in enumerate(leaves)}
+        np.savez(file, **named)
 
 
 def load_leaves(path: pathlib.Path, like: Any) -> Any:
@@ -195,8 +196,7 @@ def forms(arrays: dict[str, Any]) -> Iterator[Any]:
     """Yields the trees that the arrays may be of, as a path does not tell 0 from "0".
 
     Nodes whose names are 0, 1, ... become lists, then dicts of integers, then dicts of
-    strings. Last come modules whose names have "/" in them, as those of dm-haiku.
-    There is one form only where there are no such nodes, and no longer paths.
+    strings. Last come modules whose names have "/" in them, as those of dm-haiku have.
     """
     modules = _by_module(arrays)
     try:

@@ -10,6 +10,7 @@ that of a square at zero is.
     update = slopes.finite(optimizer.update)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def _with_finite_slopes(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
             for i, tangent in enumerate(tangents)
             if jnp.issubdtype(operands[i].dtype, jnp.inexact)
         ]
-        return safe(*operands), sum(along[1:], start=along[0])
+        return safe(*operands), functools.reduce(jnp.add, along)
 
     return equations.of(safe, eqn)
 
