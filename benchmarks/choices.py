@@ -18,10 +18,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 import models  # noqa: E402
-from invertjax import attacks, candidates, clients, driver, losses  # noqa: E402
+from invertjax import attacks, candidates, clients, derivatives, driver, losses  # noqa: E402
 
 ROUNDS = 5
-RULES = {rule: dict(rule=rule) for rule in clients.RULES}
+RULES = {rule: dict(rule=rule) for rule in derivatives.RULES}
 FORMS = {
     "matrix products": dict(matrix_products=True),
     "XLA's own": dict(matrix_products=False),

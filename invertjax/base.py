@@ -35,11 +35,13 @@ class Candidate(NamedTuple):
     init: `key -> z`, a random start; the key is consumed.
     decode: `z -> batch`; known labels are closed over here.
     project: `z -> z`, back into the valid set after every step.
+    bounds: of the images, (low, high), if `project` keeps them between.
     """
 
     init: Callable[[Key], Point]
     decode: Callable[[Point], Batch]
     project: Callable[[Point], Point]
+    bounds: tuple[float, float] | None = None
 
 
 class Distance(NamedTuple):
@@ -68,6 +70,7 @@ class Stop:
     DROPPED = 3  # other restarts of the target did better; best so far is kept
     PLATEAU = 4  # the objective no longer fell; best so far is kept
     CONVERGED = 5  # the optimiser itself was done
+    NOTHING = 6  # not even the first step was finite: the result is only the start
 
     NAMES = (
         "budget",
@@ -76,6 +79,7 @@ class Stop:
         "dropped",
         "plateau",
         "converged",
+        "no finite step",
     )
 
 
@@ -83,8 +87,11 @@ class Result(NamedTuple):
     """What an attack found.
 
     batch: pytree `[B, ...]`, the best iterate, decoded.
-    loss: `[]`, the objective of that same iterate; `inf` where none was finite.
-    losses: `[steps]`, the objective before each step; NaN where no step was taken.
+    loss: `[]`, the objective of that same iterate, at the end of any schedule; `inf`
+      where none was finite, or had a finite gradient: then the batch is the start, and
+      no reconstruction.
+    losses: `[steps]`, the objective before each step, with the weights that it had
+      then; `inf` where no step was taken.
     steps: `[]` int32, steps taken.
     stopped: `[]` int32, a code of `Stop`.
     """

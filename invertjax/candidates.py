@@ -117,6 +117,7 @@ def with_labels(candidate: Candidate, labels: jax.Array) -> Candidate:
         lambda key: without(candidate.init(key)),
         decode,
         lambda z: without(candidate.project({**z, **zeros})),
+        candidate.bounds,
     )
 
 
@@ -127,7 +128,14 @@ def box(candidate: Candidate, low: float = 0.0, high: float = 1.0) -> Candidate:
         z = candidate.project(z)
         return {**z, "image": jnp.clip(z["image"], low, high)}
 
-    return candidate._replace(project=project)
+    if candidate.bounds is not None:
+        low, high = max(low, candidate.bounds[0]), min(high, candidate.bounds[1])
+    return candidate._replace(project=project, bounds=(low, high))
+
+
+def boxed(candidate: Candidate) -> Candidate:
+    """Keeps the image of a candidate in its own bounds, or in [0, 1] if it has none."""
+    return box(candidate) if candidate.bounds is None else candidate
 
 
 def warm(candidate: Candidate, attack: Attack) -> Candidate:
@@ -188,4 +196,4 @@ def with_entry(
     def back(z: Point) -> Point:
         return {**candidate.project(inner(z)), name: project(z[name])}
 
-    return Candidate(start, decode, back)
+    return Candidate(start, decode, back, candidate.bounds)

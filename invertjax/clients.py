@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import derivatives, trees
 from invertjax.base import Batch, Client, Key, Loss, Params, Share, Update
-from invertjax.rewrites import convolutions
+from invertjax.rewrites import convolutions, slopes
 
 AnyClient = TypeVar("AnyClient", Client, Share)
 Maker = TypeVar("Maker", bound=Callable[..., Any])
@@ -60,6 +61,7 @@ def gradient(
     | "plain" | as `jax.grad` has it: reverse over reverse | 7 F | every activation |
 
     "plain" is slower than its count, since XLA fuses less of what it transposes twice.
+    A loss without forward-mode derivatives gets it under any rule, with a warning.
 
     Args:
       loss_fn: `(params, batch) -> []`, any JAX function; twice differentiable.
@@ -69,21 +71,25 @@ def gradient(
         the faster form (`convolutions.preferred`).
 
     Returns:
-      `client(params, batch, key) -> gradient`; the key is not used.
+      `client(params, batch, key) -> gradient`; the key is not used. Params that are no
+      floats, such as counters, have None for a gradient.
 
     Raises:
-      ValueError: on an unknown rule; when called, if the loss is not a scalar.
+      ValueError: on an unknown rule; when called, if the loss is not a scalar, or the
+        images are integers.
     """
-    if rule not in RULES:
-        raise ValueError(f"Expected rule={rule!r} to be one of {', '.join(RULES)}.")
+    if rule not in derivatives.RULES:
+        known = ", ".join(derivatives.RULES)
+        raise ValueError(f"Expected rule={rule!r} to be one of {known}.")
     if convolutions.preferred() if matrix_products is None else matrix_products:
         loss_fn = convolutions.as_matrix_products(loss_fn)
 
     def under(rule: str) -> Any:
-        grad = RULES[rule](loss_fn)
+        grad = derivatives.gradient(loss_fn, rule)
 
         def client(params: Params, batch: Batch, key: Key) -> Update:
             del key
+            _check_batch(batch)
             _check_scalar(loss_fn, params, batch)
             return grad(params, batch)
 
@@ -143,7 +149,8 @@ def local(
 ) -> Client:
     """Makes a client that trains locally by the gradients of another client.
 
-    It shares `params_before - params_after`.
+    It shares `params_before - params_after`. Derivatives through the optimiser are
+    finite also where it takes the root of a gradient of zero (`rewrites.slopes`).
 
     Step i uses rows `i*b ... i*b + b - 1` of the batch, modulo its size, so that one
     step of plain SGD on the whole batch shares exactly `learning_rate * gradient`. The
@@ -174,7 +181,12 @@ def local(
         if value is not None and value < 1:
             raise ValueError(f"Expected {name}={value} >= 1.")
 
+    finite_update = slopes.finite(optimizer.update)
+
     def trained(params: Params, batch: Batch, key: Key) -> Update:
+        _check_batch(batch)
+        # NumPy's arrays cannot be read at rows that are traced.
+        params, batch = jax.tree.map(jnp.asarray, (params, batch))
         size = jax.tree.leaves(batch)[0].shape[0]
         rows = size if batch_size is None else batch_size
         if rows > size:
@@ -187,16 +199,18 @@ def local(
         keys = jax.random.split(step_key, count)
 
         def step(carry: Any, chosen: tuple[jax.Array, Key]) -> tuple[Any, None]:
-            params, state = carry
+            floats, state = carry
             rows, key = chosen
             mini = jax.tree.map(lambda leaf: leaf[rows], batch)
-            grads = client(params, mini, key)
-            delta, state = optimizer.update(grads, state, params)
-            return (optax.apply_updates(params, delta), state), None
+            grads = client(trees.merged(floats, params), mini, key)
+            with jax.numpy_dtype_promotion("standard"):  # optax needs it
+                delta, state = finite_update(trees.floats(grads), state, floats)
+                return (optax.apply_updates(floats, delta), state), None
 
-        start = (params, optimizer.init(params))
+        before = trees.floats(params)
+        start = (before, optimizer.init(before))
         (after, _), _ = jax.lax.scan(step, start, (order, keys))
-        return jax.tree.map(jnp.subtract, params, after)
+        return jax.tree.map(jnp.subtract, before, after)
 
     return trained
 
@@ -232,55 +246,10 @@ def at(client: Client, params: Params, key: Key) -> Share:
     data, impl = jax.random.key_data(key), jax.random.key_impl(key)
 
     def share(batch: Batch) -> Update:
+        _check_batch(batch)
         return client(params, batch, jax.random.wrap_key_data(data, impl=impl))
 
     return share
-
-
-def _linearised(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
-    @jax.custom_vjp
-    def share(params: Params, batch: Batch) -> Update:
-        return jax.grad(loss_fn)(params, batch)
-
-    def forward(params: Params, batch: Batch) -> tuple[Update, Any]:
-        def gradients(params: Params) -> Any:
-            found = jax.grad(loss_fn, argnums=(0, 1), allow_int=True)(params, batch)
-            return jax.tree.map(_none_if_integer, found)
-
-        (shared, _), along = jax.linearize(gradients, params)
-        return shared, along
-
-    def backward(along: Callable[[Update], Any], cotangent: Update) -> Any:
-        return along(cotangent)
-
-    share.defvjp(forward, backward)
-    return share
-
-
-def _recomputed(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
-    @jax.custom_vjp
-    def share(params: Params, batch: Batch) -> Update:
-        return jax.grad(loss_fn)(params, batch)
-
-    def forward(params: Params, batch: Batch) -> tuple[Update, Any]:
-        return share(params, batch), (params, batch)
-
-    def backward(saved: tuple[Params, Batch], cotangent: Update) -> Any:
-        def along(params: Params, batch: Batch) -> jax.Array:
-            return jax.jvp(lambda p: loss_fn(p, batch), (params,), (cotangent,))[1]
-
-        return jax.grad(along, argnums=(0, 1), allow_int=True)(*saved)
-
-    share.defvjp(forward, backward)
-    return share
-
-
-def _none_if_integer(gradient: jax.Array) -> jax.Array | None:
-    """Puts None, zero in `custom_vjp`, for the gradient of integers such as labels."""
-    return None if gradient.dtype == jax.dtypes.float0 else gradient
-
-
-RULES = {"linearised": _linearised, "recomputed": _recomputed, "plain": jax.grad}
 
 
 def _order(key: Key, size: int, length: int, shuffle: bool) -> jax.Array:
@@ -293,8 +262,25 @@ def _order(key: Key, size: int, length: int, shuffle: bool) -> jax.Array:
     return epochs.reshape(-1)[:length]
 
 
+def _check_batch(batch: Batch) -> None:
+    """Refuses images of integers: an attack guesses floats in [0, 1]."""
+    image = batch.get("image") if isinstance(batch, dict) else None
+    if image is not None and not trees.all_floats(image):
+        raise ValueError(
+            f"Expected batch['image'] of type {jnp.result_type(image)} to be floats in "
+            "[0, 1]: divide images of 0 to 255 by 255."
+        )
+
+
 def _check_scalar(loss_fn: Loss, params: Params, batch: Batch) -> None:
     value = jax.eval_shape(loss_fn, params, batch)
-    if getattr(value, "shape", None) != ():
-        shapes = jax.tree.map(lambda leaf: leaf.shape, value)
-        raise ValueError(f"Expected loss_fn to return a scalar, got shape {shapes}.")
+    if getattr(value, "shape", None) == ():
+        return
+    if isinstance(value, tuple) and getattr(value[0], "shape", None) == ():
+        raise ValueError(
+            f"Expected loss_fn to return a scalar, got a tuple of {len(value)}: leave "
+            "out what it returns beside the loss, as in "
+            "lambda params, batch: loss_fn(params, batch)[0]."
+        )
+    shapes = jax.tree.map(lambda leaf: leaf.shape, value)
+    raise ValueError(f"Expected loss_fn to return a scalar, got shape {shapes}.")

@@ -116,7 +116,7 @@ def unknown_mixing(candidate: Candidate, size: int) -> Candidate:
     def decode(z: Point) -> Batch:
         return {**candidate.decode(z), "mixing": jax.nn.softmax(z["mixing"])}
 
-    return Candidate(init, decode, candidate.project)
+    return candidate._replace(init=init, decode=decode)
 
 
 def _times(matrix: jax.Array, rows: jax.Array) -> jax.Array:

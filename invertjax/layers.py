@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from invertjax.base import Params
 
@@ -38,7 +39,8 @@ def dense(params: Params, *, transposed: bool | None = None) -> list[Dense]:
 
     Args:
       params: any pytree of arrays: nested dicts, an `nnx.State`, an equinox module.
-        Other leaves are skipped.
+        Leaves that are
+        no arrays of floats are skipped.
       transposed: True if square weights are stored `[out, in]`, False if `[in, out]`.
 
     Raises:
@@ -152,7 +154,7 @@ def _siblings(params: Params) -> dict[str, dict[str, Any]]:
     """Returns the arrays by the path of their parent, then by name."""
     groups: dict[str, dict[str, Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if hasattr(leaf, "ndim"):
+        if hasattr(leaf, "ndim") and jnp.issubdtype(leaf.dtype, jnp.inexact):
             parent, _, name = _join(path).rpartition("/")
             groups.setdefault(parent, {})[name] = leaf
     return groups

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import distances, priors
+from invertjax import distances, priors, updates
 from invertjax.base import (
     Attack,
     Candidate,
@@ -57,11 +57,14 @@ class Schedule(NamedTuple):
     rank: `z -> []`, by which iterates and restarts are compared, where objectives of
       different t do not compare. It also judges the iterate after the last step.
     converged: `(opt_state, value, t) -> []` bool, whether to stop before the budget.
+    both: `(z, t) -> ([], [])`, the objective at t and at the end of the run, t = 1, at
+      the price of one: by the second, iterates and restarts are compared.
     """
 
     residual: Residual | None = None
     rank: Callable[[Point], jax.Array] | None = None
     converged: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    both: Callable[[Point, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 PLAIN = Schedule()
@@ -108,13 +111,20 @@ def attack(
       prior: on the decoded batch.
 
     Raises:
-      ValueError: if `observed` has not the tree and shapes of what `share` returns.
+      ValueError: see `updates.checked`.
     """
     if steps < 1:
         raise ValueError(f"Expected steps={steps} >= 1.")
-    check_structure(share, observed, candidate)
+    observed = updates.checked(share, observed, candidate)
     value = objective(share, observed, candidate, distance, prior)
-    return minimise(value, candidate, optimizer, steps=steps)
+
+    def both(z: Point, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch = candidate.decode(z)
+        data = distance(share(batch), observed)
+        return data + prior(batch, t), data + prior(batch, jnp.ones_like(t))
+
+    schedule = Schedule(both=both)
+    return minimise(value, candidate, optimizer, steps=steps, schedule=schedule)
 
 
 def minimise(
@@ -125,7 +135,12 @@ def minimise(
     steps: int,
     schedule: Schedule = PLAIN,
 ) -> Attack:
-    """Minimises any objective over a candidate, with one loop for every optimiser."""
+    """Minimises any objective over a candidate, with one loop for every optimiser.
+
+    Iterates are compared by the objective at the end of the run, t = 1, since those of
+    two weights do not compare. Where the objective depends on t and the schedule says
+    nothing of it, that takes a second evaluation of it in every step.
+    """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key: Key) -> State:
@@ -136,7 +151,7 @@ def minimise(
             opt_state=optimizer.init(z),
             best=z,
             best_loss=jnp.array(jnp.inf, dtype),
-            losses=jnp.full(steps, jnp.nan, dtype),
+            losses=jnp.full(steps, jnp.inf, dtype),
             step=jnp.array(0, jnp.int32),
             alive=jnp.array(True),
             converged=jnp.array(False),
@@ -188,35 +203,67 @@ def _step(
     schedule: Schedule,
 ) -> State:
     """Takes one step of one trial."""
-    t = state.step / steps
+    t = jnp.asarray(state.step / steps)
 
     def value_fn(z: Point) -> jax.Array:
         return objective(z, t)
 
     # What a line search has stored is not used: a projection or the annealing has
     # changed it since, and under vmap it would save nothing.
-    loss, grad = jax.value_and_grad(value_fn)(state.z)
-    score = loss if schedule.rank is None else schedule.rank(state.z)
+    valued = _valued(objective, schedule, t)
+    (loss, score), grad = jax.value_and_grad(valued, has_aux=True)(state.z)
+    if schedule.rank is not None:
+        score = schedule.rank(state.z)
     better = score < state.best_loss  # False for NaN: it can never win
     extra: dict[str, Any] = dict(value=loss, grad=grad, value_fn=value_fn)
     if schedule.residual is not None:
         residual = schedule.residual
         extra |= dict(residual_fn=lambda z: residual(z, t), project=candidate.project)
-    delta, opt_state = optimizer.update(grad, state.opt_state, state.z, **extra)
-    z = candidate.project(optax.apply_updates(state.z, delta))
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to a count
+        delta, opt_state = optimizer.update(grad, state.opt_state, state.z, **extra)
+        moved = optax.apply_updates(state.z, delta)
+    z = candidate.project(moved)
     alive = _finite(loss) & _finite(grad) & _finite(z)
     best = optax.tree.where(better, state.z, state.best)
+    # Without a first step there is only the start, which must not win over others.
+    started = alive | (state.step > 0)
     return State(
         # A trial that ends stays at its best, since restarts may share their mean.
         z=optax.tree.where(alive, z, best),
         opt_state=opt_state,
         best=best,
-        best_loss=jnp.where(better, score, state.best_loss),
-        losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.nan)),
-        step=state.step + alive,
+        best_loss=jnp.where(
+            started, jnp.where(better, score, state.best_loss), jnp.inf
+        ),
+        losses=state.losses.at[state.step].set(jnp.where(alive, loss, jnp.inf)),
+        step=state.step + alive.astype(state.step.dtype),
         alive=alive,
         converged=_converged(schedule, opt_state, loss, t),
     )
+
+
+def _valued(
+    objective: Objective, schedule: Schedule, t: jax.Array
+) -> Callable[[Point], tuple[jax.Array, jax.Array]]:
+    """Returns `z -> (the objective at t, by what z is compared with others)`."""
+    if schedule.both is not None:
+        both = schedule.both
+        return lambda z: both(z, t)
+
+    def valued(z: Point) -> tuple[jax.Array, jax.Array]:
+        loss = objective(z, t)
+        if schedule.rank is None and _depends_on_time(objective, z, t):
+            return loss, objective(z, jnp.ones_like(t))
+        return loss, loss
+
+    return valued
+
+
+def _depends_on_time(objective: Objective, z: Point, t: jax.Array) -> bool:
+    jaxpr = jax.make_jaxpr(lambda time: objective(z, time))(t).jaxpr
+    (time,) = jaxpr.invars
+    read = [atom for eqn in jaxpr.eqns for atom in eqn.invars] + jaxpr.outvars
+    return any(atom is time for atom in read)
 
 
 def _converged(
@@ -233,14 +280,15 @@ def _result(
     steps: int,
     rank: Callable[[Point], jax.Array] | None,
 ) -> Result:
+    nothing = ~state.alive & (state.step == 0)
     stopped = jnp.select(
-        [~state.alive, state.converged, state.step < steps],
-        [Stop.NON_FINITE, Stop.CONVERGED, Stop.INTERRUPTED],
+        [nothing, ~state.alive, state.converged, state.step < steps],
+        [Stop.NOTHING, Stop.NON_FINITE, Stop.CONVERGED, Stop.INTERRUPTED],
         Stop.BUDGET,
     )
     best, loss = state.best, state.best_loss
     if rank is not None:  # a single step may gain much, so the last one counts, too
-        last = rank(state.z)
+        last = jnp.where(nothing, jnp.inf, rank(state.z))
         best = optax.tree.where(last < loss, state.z, best)
         loss = jnp.where(last < loss, last, loss)
     return Result(candidate.decode(best), loss, state.losses, state.step, stopped)
@@ -249,31 +297,3 @@ def _result(
 def _finite(tree: Any) -> jax.Array:
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(leaves))
-
-
-def check_structure(share: Share, observed: Update, candidate: Candidate) -> None:
-    """Raises ValueError if `observed` differs in tree or shapes from what is shared."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    guess = jax.eval_shape(
-        lambda key: share(candidate.decode(candidate.init(key))), key
-    )
-    wanted, given = _named(guess), _named(observed)
-    if jax.tree.structure(guess) != jax.tree.structure(observed):
-        missing, unknown = sorted({*wanted} - {*given}), sorted({*given} - {*wanted})
-        raise ValueError(
-            f"Expected an update with the tree {jax.tree.structure(guess)}, got "
-            f"{jax.tree.structure(observed)}: missing {missing}, unknown {unknown}."
-        )
-    for name, want in wanted.items():
-        if want.shape != jnp.shape(given[name]):
-            raise ValueError(
-                f"Expected update {name} to have shape {want.shape}, as the params "
-                f"have; got {jnp.shape(given[name])}."
-            )
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import candidates, clients, distances, matching, priors
+from invertjax import (
+    candidates,
+    clients,
+    derivatives,
+    distances,
+    matching,
+    priors,
+    updates,
+)
 from invertjax.base import (
     Attack,
     Batch,
@@ -77,8 +85,9 @@ def gauss_newton(
       share: `batch -> update`. Its twin under the rule "plain" is taken
         (`clients.plain`), which forward mode can differentiate.
       observed: the shared update.
-      candidate: of the batch; kept in [0, 1] with `softened`. Without that it is not:
-        pixels leave the box on the way to an exact solution.
+      candidate: of the batch; with `softened` kept in its own bounds, or else in
+        [0, 1]. Without that it is not: pixels leave the box on the way to an exact
+        solution.
       steps: linearisations, in all stages together.
       softened: `(batch, sharpness) -> update`, the same client on the loss
         `smoothing.softened(loss_fn, sharpness)`.
@@ -112,9 +121,9 @@ def gauss_newton(
     staged = soft or not _is_zero(total_variation)
     stages = _stages(sharpness if staged else (math.inf,), total_variation)
     if soft:  # the steps between stages are too rough to be worth J^T J
-        candidate, options = candidates.box(candidate), {"dense": 0, **options}
+        candidate, options = candidates.boxed(candidate), {"dense": 0, **options}
     share = clients.plain(share)
-    matching.check_structure(share, observed, candidate)
+    observed = updates.checked(share, observed, candidate)
     weights = _weights(observed, layerwise)
     prior = priors.smoothed_total_variation(
         lambda t: jnp.stack(stages.total_variation)[stages.at(t)]
@@ -168,8 +177,8 @@ def _explained(advance: Callable[..., Any]) -> Callable[..., Any]:
     def advance_or_explain(state: Any, n: jax.Array) -> Any:
         try:
             return advance(state, n)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
+        except derivatives.NO_FORWARD_MODE as error:
+            if not derivatives.lacks_forward_mode(error):
                 raise
             raise TypeError(
                 "Expected share and softened to have forward-mode derivatives: make "

@@ -29,7 +29,7 @@ def inverting_gradients(
     Args:
       share: `batch -> update`.
       observed: the shared update.
-      candidate: of the batch; kept in the box [0, 1].
+      candidate: of the batch; kept in its own bounds, or else in [0, 1].
       steps: iterations; the paper takes 4,800 to 24,000.
       learning_rate: of Adam, in units of pixels in [0, 1]. The paper's 0.1 is in units
         of normalised pixels (about four times larger).
@@ -42,7 +42,7 @@ def inverting_gradients(
     return matching.attack(
         share,
         observed,
-        candidates.box(candidate),
+        candidates.boxed(candidate),
         optimizer=optimizer,
         steps=steps,
         distance=distance,

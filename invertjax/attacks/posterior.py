@@ -47,7 +47,7 @@ def posterior(
       share: `batch -> update`, G: the defended client less its noise. For DP-SGD
         `defenses.dp_sgd(client, C, 0.0)`, whose noise is z C / B.
       observed: the shared update.
-      candidate: of the batch; kept in the box [0, 1].
+      candidate: of the batch; kept in its own bounds, or else in [0, 1].
       noise: `[]`, >= 0, in units of the update: the standard deviation s of Gaussian
         noise, the scale s of Laplace noise.
       prior: `(batch, t) -> []`, -log p(x), e.g. `smoothness(fit_smoothness(images))`.
@@ -69,7 +69,7 @@ def posterior(
     return matching.attack(
         share,
         observed,
-        candidates.box(candidate),
+        candidates.boxed(candidate),
         optimizer=optax.chain(optax.scale_by_sign(), adam),
         steps=steps,
         distance=distance,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invertjax import distances, losses, matching
+from invertjax import distances, losses, matching, updates
 from invertjax.base import (
     Attack,
     Batch,
@@ -108,7 +108,7 @@ def recursive(
             "Expected blocks=() to name the blocks of the network, from images to "
             "logits: this network has none."
         )
-    matching.check_structure(share, observed, candidate)
+    observed = updates.checked(share, observed, candidate)
     options = {"dense": 0, "iterations": 300, "tolerance": 1e-4, **options}
 
     def init(key: Key) -> tuple[Point, jax.Array]:

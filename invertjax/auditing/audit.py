@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from invertjax import layers
+from invertjax import layers, trees
 from invertjax.auditing import attackers, observed, preparing, run
 from invertjax.auditing import forms as forms_
 from invertjax.auditing.attacker import Attacker
-from invertjax.auditing.checks import check, check_data, check_options
+from invertjax.auditing.checks import check, check_data, check_loss, check_options
 from invertjax.auditing.keys import Keys, again, keys_of
 from invertjax.auditing.report import Report
 from invertjax.auditing.situations import (
@@ -110,6 +110,7 @@ def audit(
     known = row.noise if protection_known is None else protection_known
     threat = Threat(_labels(labels, row, update is not None), known, local_known)
     check_options(row, warm, restarts, steps, numbers)
+    check_loss(target, params, threat)
     check(row, warm, target, params, threat, public)
     cache = cache or Cache()
     count = 1 if batches is None else len(batches["image"])
@@ -211,7 +212,7 @@ def _given(
     target: Target, threat: Threat, params: Params, update: Update, labels: Any
 ) -> Situation:
     """Returns the situation of an update that somebody has saved."""
-    trials = observed.as_trials(observed.repeated(update, 1))
+    trials = observed.as_trials(observed.repeated(trees.floats(update), 1))
     if threat.labels == "known":
         trials["label"] = np.asarray(labels)[None]
     return observed.situation(target, threat, trials, params)

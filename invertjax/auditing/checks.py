@@ -7,11 +7,17 @@ be right.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from invertjax import trees, updates
+from invertjax.auditing import clients
 from invertjax.auditing.attacker import Attacker
-from invertjax.auditing.situations import Target, Threat
+from invertjax.auditing.situations import Target, Threat, shapes_of_batch
 from invertjax.base import Batch, Params, Update
+
+_jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 
 def check_data(
@@ -33,12 +39,54 @@ def check_data(
                 "shapes (N, B, H, W, C) and (N, B), all >= 1."
             )
         shape = images[1:]
+        check_images("batches", batches)
+    if public is not None:
+        check_images("public", public)
     found = () if public is None else np.shape(public["image"])
     if public is not None and found[1:] != tuple(shape or ())[1:]:
         raise ValueError(
             f"Expected public images of shape {found} to be (P, H, W, C) with the "
             f"sides of {shape}."
         )
+
+
+def check_images(named: str, batch: Batch) -> None:
+    """Refuses images that are no floats in [0, 1], as an audit's attacks guess them.
+
+    Args:
+      named: what the error calls the batch.
+      batch: of concrete arrays.
+    """
+    images = np.asarray(batch["image"])
+    if not images.size:
+        return
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"Expected {named}['image'] of type {images.dtype} to be floats in [0, 1]: "
+            "divide images of 0 to 255 by 255."
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):  # nor NaN
+        raise ValueError(
+            f"Expected {named}['image'] in [0, 1], got values from {low:.3g} to "
+            f"{high:.3g}: put the normalisation into the loss, or give an attack of "
+            "your own candidates.box(candidates.pixels(shape, labels), low, high)."
+        )
+
+
+def check_loss(target: Target, params: Params, threat: Threat) -> None:
+    """Refuses params that are not finite, and a loss that no attack can run backwards:
+    one that returns more than a scalar, or reads more than images and labels."""
+    for leaf in jax.tree.leaves(trees.floats(params)):
+        if not np.all(np.isfinite(leaf)):  # a maximum with zero would hide it
+            raise ValueError("Expected params that are all finite numbers.")
+    batch = clients.with_drawn(target, shapes_of_batch(target, threat))
+    client, key = clients.gradient(target), _jax.eval_shape(lambda: jax.random.key(0))
+
+    def share(batch: Batch) -> Update:
+        return _jax.eval_shape(client, params, batch, key)
+
+    updates.shapes(share, batch)
 
 
 def check_options(

@@ -11,7 +11,7 @@ import numpy as np
 from invertjax import attacks, labels
 from invertjax.auditing import clients
 from invertjax.auditing.attacker import Attacker
-from invertjax.auditing.checks import needs_order
+from invertjax.auditing.checks import check_images, needs_order
 from invertjax.auditing.situations import (
     Situation,
     Target,
@@ -75,6 +75,7 @@ def simulate(
     Raises:
       NotFinite: where an update is not finite.
     """
+    check_images("batches", batches)
     told = threat.protection_known and protection.are_told(target.protections)
     static, found = without_numbers(target), numbers(target)
     observe = cache.jit(

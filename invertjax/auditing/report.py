@@ -237,7 +237,9 @@ def _lines(report: Report) -> list[str]:
 
 def _line(row: Row) -> tuple[str, ...]:
     """Returns one row of the table, under COLUMNS or BLIND."""
-    if "psnr" in row:
+    if "psnr" in row and row["loss"] is None:  # what was scored is only the start
+        scores = ["-", "-", f"{row['label_recall']:.0%}"]
+    elif "psnr" in row:
         scores = [
             f"{np.mean(row['psnr']):.2f}",
             f"{np.mean(row['ssim']):.3f}" if row["ssim"] else "-",

@@ -124,4 +124,4 @@ def verdict_blind(
 
 
 _NOTHING = "This says nothing about what the update gives away."
-FAILED = f"FAILED: no trial had a finite objective. {_NOTHING}"
+FAILED = f"FAILED: no trial had a finite objective with a finite gradient. {_NOTHING}"

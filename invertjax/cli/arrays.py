@@ -52,7 +52,6 @@ def load(path: str, named: str) -> dict[str, np.ndarray]:
     try:
         is_npz = path.endswith(SUFFIXES[0])
         arrays = _npz(path) if is_npz else _safetensors.numpy.load_file(path)
-        nested(arrays)
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "allow_pickle" in reason:
@@ -74,7 +73,18 @@ def _npz(path: str) -> dict[str, np.ndarray]:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array; use np.savez")
-        return {key: archive[key] for key in archive.files}
+        found: dict[str, Any] = {key: archive[key] for key in archive.files}
+    return {key: _checked_type(key, leaf) for key, leaf in found.items()}
+
+
+def _checked_type(key: str, leaf: np.ndarray) -> np.ndarray:
+    """Refuses what .npz keeps only as bytes, such as bfloat16."""
+    if leaf.dtype.kind == "V":
+        raise ValueError(
+            f"{key!r} is of a type that .npz does not keep ({leaf.dtype.itemsize} "
+            "bytes each, perhaps bfloat16); save it as float32, or as .safetensors"
+        )
+    return leaf
 
 
 def save(path: str, tree: Any, notes: dict[str, str] | None = None) -> None:
@@ -96,7 +106,8 @@ def save_leaves(path: pathlib.Path, tree: Any) -> None:
     """Writes the leaves of a pytree as .npz by their number, whole or not at all."""
     leaves = jax.device_get(jax.tree.leaves(tree))
     with run_folder.replacing(path) as file:
-        np.savez(file, **{f"leaf_{i:05}": leaf for i, leaf in enumerate(leaves)})
+        named: Any = {f"leaf_{i:05}": _bits(leaf) for i, leaf in enumerate(leaves)}
+        np.savez(file, **named)
 
 
 def load_leaves(path: pathlib.Path, like: Any) -> Any:
@@ -116,6 +127,10 @@ def load_leaves(path: pathlib.Path, like: Any) -> Any:
             f"{path} holds {len(found)} arrays: expected {len(wanted)}, of this run's "
             "network, server and defense."
         )
+    found = [
+        (name, _of_bits(leaf, right))
+        for (name, leaf), right in zip(found, wanted, strict=True)
+    ]
     for (name, leaf), right in zip(found, wanted, strict=True):
         if (leaf.shape, leaf.dtype) != (right.shape, right.dtype):
             raise ValueError(
@@ -125,13 +140,36 @@ def load_leaves(path: pathlib.Path, like: Any) -> Any:
     return _jax.tree.unflatten(structure, [leaf for _, leaf in found])
 
 
+def _bits(leaf: Any) -> np.ndarray:
+    """Returns numbers of a type that .npz does not keep, such as bfloat16, as bits."""
+    leaf = np.asarray(leaf)
+    return leaf.view(f"u{leaf.dtype.itemsize}") if leaf.dtype.kind == "V" else leaf
+
+
+def _of_bits(leaf: np.ndarray, like: Any) -> np.ndarray:
+    dtype = np.dtype(like.dtype)
+    as_bits = dtype.kind == "V" and leaf.dtype == f"u{dtype.itemsize}"
+    return leaf.view(dtype) if as_bits else leaf
+
+
 def flat(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a pytree by their paths, joined by "/"."""
+    """Returns the leaves of a pytree by their paths, joined by "/".
+
+    Names may have "/" in them, as those of dm-haiku have.
+
+    Raises:
+      ValueError: where two leaves have the same path, as of {"a/b"} and {"a": {"b"}}.
+    """
     leaves, _ = _jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        _jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
+    found: dict[str, Any] = {}
+    for path, leaf in leaves:
+        key = _jax.tree_util.keystr(path, simple=True, separator="/")
+        if key in found:
+            raise ValueError(
+                f"Two arrays have the path {key!r}: expected other names in the tree."
+            )
+        found[key] = leaf
+    return found
 
 
 def nested(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -158,13 +196,32 @@ def forms(arrays: dict[str, Any]) -> Iterator[Any]:
     """Yields the trees that the arrays may be of, as a path does not tell 0 from "0".
 
     Nodes whose names are 0, 1, ... become lists, then dicts of integers, then dicts of
-    strings. There is one form only where there are no such nodes.
+    strings. Last come modules whose names have "/" in them, as those of dm-haiku have.
     """
-    tree = nested(arrays)
+    modules = _by_module(arrays)
+    try:
+        tree = nested(arrays)
+    except ValueError:  # a module may have the name of another and more
+        yield modules
+        return
     made = [_numbered(tree, kind) for kind in (_as_list, _as_integers)]
     if _jax.tree.structure(made[0]) != _jax.tree.structure(tree):
         yield from made
     yield tree
+    if _jax.tree.structure(modules) != _jax.tree.structure(tree):
+        yield modules
+
+
+def _by_module(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Returns `{module: {name: array}}`, with all but the last part for the module."""
+    tree: dict[str, Any] = {}
+    for key, value in arrays.items():
+        module, _, name = key.rpartition("/")
+        if module:
+            tree.setdefault(module, {})[name] = value
+        else:
+            tree[name] = value
+    return tree
 
 
 def _numbered(node: Any, kind: Callable[[dict[str, Any], list[str]], Any]) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 
 from invertjax.base import Attack, Key, Result, Stop
 from invertjax.driver import chunks, layout, memory, stopping
-from invertjax.driver.results import best
+from invertjax.driver.results import best, warn_if_failed
 
 
 class Progress(NamedTuple):
@@ -225,7 +225,8 @@ def invert(
       on_chunk: see `run`.
 
     Returns:
-      The best restart's `Result`. `result.batch` is the reconstruction.
+      The best restart's `Result`. `result.batch` is the reconstruction; where there is
+      none, a warning says so, and `result.loss` is infinite.
     """
     if restarts < 1:
         raise ValueError(f"Expected restarts={restarts} >= 1.")
@@ -233,6 +234,7 @@ def invert(
     trials = jnp.zeros(1)  # unused, as the attack is closed over
     program = build(lambda shared, trial: attack, None, trials, keys)
     done = run(program, None, trials, keys, on_chunk=on_chunk)
+    warn_if_failed(done.results)
     return jax.tree.map(lambda leaf: leaf[0], best(done.results))
 
 

@@ -1,5 +1,7 @@
 """What the results of several restarts come to: the best of them, or a failure."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 
@@ -23,3 +25,13 @@ def best(results: Result) -> Result:
 def failed(results: Result) -> jax.Array:
     """Says of every target, `[N]`, whether no restart ever had a finite objective."""
     return ~jnp.any(jnp.isfinite(results.loss), axis=1)
+
+
+def warn_if_failed(results: Result) -> None:
+    """Warns the caller's caller where no restart of a target came to anything."""
+    if jnp.any(failed(results)):
+        warnings.warn(
+            "The result is no reconstruction: in no restart were the objective and its "
+            "gradient finite, not even at the start.",
+            stacklevel=3,
+        )

@@ -1,4 +1,6 @@
-"""Rewrites of a traced loss: the same numbers faster, or a smoother network."""
+"""Rewrites of a traced function: the same numbers faster, a smoother network, or finite
+derivatives."""
 
 from invertjax.rewrites import convolutions as convolutions
+from invertjax.rewrites import slopes as slopes
 from invertjax.rewrites import smoothing as smoothing

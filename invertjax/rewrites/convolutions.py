@@ -15,29 +15,18 @@ Rewrite the loss *before* it is differentiated or vmapped:
 """
 
 import functools
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-# Primitives that only call the jaxprs in their parameters. Others may give theirs
-# another meaning (a Pallas kernel, say), and are left alone.
-_CALLS = frozenset({
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2",
-    "scan", "while", "cond", "custom_jvp_call", "custom_vjp_call", "shard_map",
-})  # fmt: skip
+from invertjax.rewrites import equations
 
 # A kernel of size [kh, kw] takes kh + kw slices. Beyond this many, tracing and
 # compiling cost more than a slow convolution does.
 _MAX_SLICES = 256
-
-# Rewritten bodies by original body: a jitted function inside `fun` then keeps its
-# compiled program from one eager call to the next.
-_rewritten_bodies: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def preferred() -> bool:
@@ -82,17 +71,7 @@ def as_matrix_products(fun: Callable[..., Any]) -> Callable[..., Any]:
       summation. Python numbers in the result become arrays, as under `jax.jit`.
     """
 
-    @functools.wraps(fun)
-    def rewritten(*args: Any, **kwargs: Any) -> Any:
-        # Closing over the arguments leaves every argument that is no array alone.
-        jaxpr, shapes = jax.make_jaxpr(
-            lambda: fun(*args, **kwargs), return_shape=True
-        )()
-        leaves = core.jaxpr_as_fun(_rewrite(jaxpr))()
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-    return rewritten
+    return _REWRITING.function(fun)
 
 
 def conv_general_dilated(
@@ -131,50 +110,18 @@ def conv_general_dilated(
     return as_matrix_products(convolve)(lhs, rhs)
 
 
-def _rewrite(body: Any) -> Any:
-    """Rewrites a jaxpr, open or closed; returns `body` itself if nothing changes."""
-    if not _contains_convolution(body):
-        return body
-    if body not in _rewritten_bodies:
-        eqns = [new for eqn in body.eqns for new in _rewrite_eqn(eqn)]
-        if isinstance(body, core.Jaxpr):
-            _rewritten_bodies[body] = body.replace(eqns=eqns)
-        else:  # Before jax 0.11, a closed jaxpr wraps an open one.
-            jaxpr = body.jaxpr.replace(eqns=eqns)
-            _rewritten_bodies[body] = body.replace(jaxpr=jaxpr)
-    return _rewritten_bodies[body]
+def _is_convolution(eqn: core.JaxprEqn) -> bool:
+    return eqn.primitive.name == "conv_general_dilated"
 
 
-def _contains_convolution(body: Any) -> bool:
-    return any(
-        eqn.primitive.name == "conv_general_dilated"
-        or any(map(_contains_convolution, filter(_is_jaxpr, _flat(eqn.params))))
-        for eqn in body.eqns
-    )
+def _as_product(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
+    if not _covered(eqn):
+        return [eqn]
+    params = {k: v for k, v in eqn.params.items() if k != "out_sharding"}
+    return equations.of(functools.partial(_product, **params), eqn)
 
 
-def _flat(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        yield from value if type(value) is tuple else (value,)  # `cond`'s branches.
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-
-
-def _rewrite_eqn(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
-    if eqn.primitive.name == "conv_general_dilated":
-        return _matrix_product_eqns(eqn) if _covered(eqn) else [eqn]
-    if eqn.primitive.name in _CALLS:
-        params = {name: _rewrite_param(value) for name, value in eqn.params.items()}
-        return [eqn.replace(params=params)]
-    return [eqn]
-
-
-def _rewrite_param(value: Any) -> Any:
-    if type(value) is tuple:
-        return tuple(map(_rewrite_param, value))
-    return _rewrite(value) if _is_jaxpr(value) else value
+_REWRITING = equations.Rewriting(_is_convolution, _as_product)
 
 
 def _covered(eqn: core.JaxprEqn) -> bool:
@@ -187,32 +134,6 @@ def _covered(eqn: core.JaxprEqn) -> bool:
         and all(isinstance(n, int) and n > 0 for shape in shapes for n in shape)
         and eqn.params.get("out_sharding") is None
     )
-
-
-def _matrix_product_eqns(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
-    """Returns the equations of the product, reading and writing `eqn`'s variables."""
-    params = {k: v for k, v in eqn.params.items() if k != "out_sharding"}
-    # Tracing from the avals keeps weak types and varying mesh axes.
-    product = jax.make_jaxpr(functools.partial(_product, **params))(
-        *(var.aval for var in eqn.invars)
-    )
-    if product.out_avals != [var.aval for var in eqn.outvars] or product.consts:
-        return [eqn]  # Its consumers rely on the type: a scan on its carry's, say.
-    inner = (*product.jaxpr.invars, *product.jaxpr.outvars)
-    outer = dict(zip(inner, (*eqn.invars, *eqn.outvars), strict=True))
-
-    def rename(atoms: Sequence[Any]) -> list[Any]:
-        return [a if isinstance(a, core.Literal) else outer.get(a, a) for a in atoms]
-
-    return [
-        new.replace(
-            invars=rename(new.invars),
-            outvars=rename(new.outvars),
-            source_info=eqn.source_info,
-            ctx=eqn.ctx,
-        )
-        for new in product.eqns
-    ]
 
 
 def _product(

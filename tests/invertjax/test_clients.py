@@ -9,7 +9,8 @@ import optax
 import pytest
 from support import toy
 
-from invertjax import clients, defenses, federated
+from invertjax import attacks, candidates, clients, defenses, driver, federated
+from invertjax.base import Stop
 
 PLAIN = functools.partial(clients.gradient, matrix_products=False)
 
@@ -364,3 +365,146 @@ def test_randomised_draws_what_the_batch_does_not_bring():
     assert abs(one[0] - two[0]) > 1e-3
     known = drawing(jnp.ones(2), {**batch, "scale": 3.0}, jax.random.key(1))
     np.testing.assert_array_equal(known, [4, 4])
+
+
+BLACK = [(0, 0, 0, 0), (1, 2, 3, 0)]  # pixels that are exactly zero
+
+
+def with_black_pixels(batch):
+    image = batch["image"]
+    for pixel in BLACK:
+        image = image.at[pixel].set(0.0)
+    return {**batch, "image": image}
+
+
+OPTIMISERS = {
+    "adam": optax.adam(1e-3),
+    "adamw": optax.adamw(1e-3),
+    "amsgrad": optax.amsgrad(1e-3),
+    "lamb": optax.lamb(1e-3),
+    "rmsprop": optax.rmsprop(1e-3, eps_in_sqrt=False),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.nadam(1e-3)),
+    "every other": optax.MultiSteps(optax.adam(1e-3), 2).gradient_transformation(),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_black_pixels_have_finite_derivatives_through_any_optimiser(params, name):
+    """Their weights have a gradient of exactly zero, and so a root of zero."""
+    batch = with_black_pixels(toy.batch(1, size=2))
+    client = clients.local_sgd(toy.loss_fn, OPTIMISERS[name], steps=2)
+
+    def loss(image):
+        return matching_loss(client, params, {**batch, "image": image})
+
+    derivative = jax.jit(jax.grad(loss))(batch["image"])
+    assert jnp.isfinite(derivative).all() and jnp.abs(derivative).max() > 0
+
+
+def test_an_attack_on_adam_comes_nearer_where_pixels_are_black(params):
+    batch = with_black_pixels(toy.batch(1, size=2))
+    client = clients.local_sgd(toy.loss_fn, optax.adamw(1e-3), steps=2)
+    share = toy.at(params, client)
+    guess = candidates.pixels(batch["image"].shape, batch["label"])
+    attack = attacks.inverting_gradients(share, share(batch), guess, steps=30)
+    result = driver.invert(jax.random.key(1), attack)
+    assert result.stopped == Stop.BUDGET
+    assert result.loss < 0.5 * result.losses[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+@pytest.mark.parametrize("name", ["gradient", "local", "dp_sgd", "own"])
+def test_images_of_integers_are_refused_by_every_client(params, name, dtype):
+    gradient = clients.gradient(toy.loss_fn)
+    client = {
+        "gradient": gradient,
+        "local": clients.local(gradient, optax.sgd(0.1), steps=1),
+        "dp_sgd": defenses.dp_sgd(gradient, 1.0, 1.0),
+        "own": lambda params, batch, key: params,
+    }[name]
+    batch = {"image": np.zeros((2, *toy.SHAPE), dtype), "label": np.arange(2)}
+    message = rf"type {np.dtype(dtype)} to be floats in \[0, 1\]: divide .* by 255"
+    with pytest.raises(ValueError, match=message):
+        clients.at(client, params, jax.random.key(0))(batch)
+    if name in ("gradient", "local"):
+        with pytest.raises(ValueError, match=message):
+            client(params, batch, jax.random.key(0))
+
+
+def test_a_loss_with_more_than_the_loss_is_refused(params, batch):
+    client = clients.gradient(lambda params, batch: (toy.loss_fn(params, batch), {}))
+    with pytest.raises(ValueError, match=r"got a tuple of 2: .*batch\)\[0\]"):
+        client(params, batch, jax.random.key(0))
+
+
+def test_local_steps_on_numpy_arrays_outside_of_jit(params, batch):
+    client = local(toy.loss_fn)
+    numpy = jax.tree.map(np.asarray, (params, batch))
+    update = client(*numpy, jax.random.key(0))
+    assert_close(update, jax.jit(client)(params, batch, jax.random.key(0)), 1e-5)
+
+
+@jax.custom_vjp
+def own_tanh(x):
+    return jnp.tanh(x)
+
+
+# Its rule calls itself, as is usual: so it has no forward mode in any form.
+own_tanh.defvjp(lambda x: (own_tanh(x),) * 2, lambda y, g: ((1 - y**2) * g,))
+
+
+def of_own_tanh(params, batch):
+    flat = batch["image"].reshape(len(batch["image"]), -1)
+    hidden = own_tanh(toy.dense(params["first"], flat))
+    return toy.losses.classification(lambda p, _: toy.dense(p["last"], hidden))(
+        params, batch
+    )
+
+
+@pytest.mark.parametrize("rule", ["linearised", "recomputed"])
+def test_a_loss_with_a_custom_vjp_gets_the_plain_rule_and_says_so(params, batch, rule):
+    def derivative(loss_fn):
+        client = clients.gradient(loss_fn, rule=rule)
+        loss = functools.partial(matching_loss, client)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, batch)
+
+    with pytest.warns(UserWarning, match=f"rule='plain' .*rule='{rule}'"):
+        found = derivative(of_own_tanh)
+    assert_close(found, derivative(toy.loss_fn), 2e-5)
+
+
+# Params are any pytree: a counter, nothing, an empty array, names of dm-haiku.
+def of_any(params, batch):
+    layers = {name.partition("/")[0]: layer for name, layer in params["net"].items()}
+    return toy.loss_fn(layers, batch) * params["scale"] + 0 * params["empty"].sum()
+
+
+@pytest.fixture
+def any_params(params):
+    return {
+        "net": {"first/~/a": params["first"], "last/~/b": params["last"]},
+        "scale": np.float32(1.0),
+        "empty": np.zeros((0, 3), np.float32),
+        "count": np.arange(3),
+        "nothing": None,
+    }
+
+
+@pytest.mark.parametrize("rule", ["linearised", "recomputed", "plain"])
+def test_params_may_be_any_pytree(any_params, params, rule):
+    batch = toy.batch(1)
+    client = clients.gradient(of_any, rule=rule)
+    share = toy.at(any_params, client)
+    observed = jax.jit(share)(batch)
+    assert observed["count"] is None and observed["nothing"] is None
+    assert_close(observed["net"]["last/~/b"], toy.at(params)(batch)["last"], 1e-5)
+    trained = clients.local(client, optax.adam(0.01), steps=2)(
+        any_params, batch, jax.random.key(0)
+    )
+    assert trained["count"] is None and trained["empty"].shape == (0, 3)
+    # Whoever subtracts params finds zeros in the counters.
+    observed = {**observed, "count": np.zeros(3, int)}
+    guess = candidates.pixels(batch["image"].shape, batch["label"])
+    attack = attacks.deep_leakage(share, observed, guess, steps=5)
+    result = driver.invert(jax.random.key(1), attack)
+    assert result.loss < 0.5 * result.losses[0]

@@ -9,7 +9,7 @@ import optax
 import pytest
 from support import toy
 
-from invertjax import candidates, clients, matching, priors
+from invertjax import candidates, clients, distances, driver, matching, priors
 from invertjax.attacks.inverting_gradients import step_decay
 from invertjax.base import Candidate, Stop
 
@@ -94,9 +94,9 @@ def test_a_trial_that_is_not_finite_stops_alone():
     # The second leaves the domain at its first step, the third starts outside of it.
     starts = jnp.array([3.0, 3.0, -1.0, 2.0])[:, None]
     results = trials(starts, jnp.array([0.5, 10.0, 0.5, 0.5]), jnp.full(4, 40))
-    dead, alive = [1, 2], [0, 3]
-    np.testing.assert_array_equal(results.stopped[jnp.array(dead)], Stop.NON_FINITE)
-    np.testing.assert_array_equal(results.stopped[jnp.array(alive)], Stop.BUDGET)
+    alive = [0, 3]
+    ends = [Stop.BUDGET, Stop.NON_FINITE, Stop.NOTHING, Stop.BUDGET]
+    np.testing.assert_array_equal(results.stopped, ends)
     np.testing.assert_array_equal(results.steps, [40, 1, 0, 40])
     # The value is -1 + (z - 1)^2 / 4, from terms of 1 and 2: what rounds by 2.4e-7
     # cannot tell z from 1 within 1e-3, whichever iterate is called the best.
@@ -105,7 +105,7 @@ def test_a_trial_that_is_not_finite_stops_alone():
     np.testing.assert_allclose(results.batch[1], 3)
     np.testing.assert_allclose(results.loss[1], 3 - 2 * np.sqrt(3), rtol=1e-5)
     assert results.loss[2] == jnp.inf
-    np.testing.assert_array_equal(jnp.isnan(results.losses).sum(1), [0, 39, 40, 0])
+    np.testing.assert_array_equal(jnp.isinf(results.losses).sum(1), [0, 39, 40, 0])
 
 
 def test_a_part_of_the_budget_reads_as_interrupted():
@@ -116,23 +116,121 @@ def test_a_part_of_the_budget_reads_as_interrupted():
     np.testing.assert_array_equal(
         results.stopped, [interrupted, interrupted, budget, budget]
     )
-    np.testing.assert_array_equal(jnp.isnan(results.losses).sum(1), [40, 35, 0, 0])
+    np.testing.assert_array_equal(jnp.isinf(results.losses).sum(1), [40, 35, 0, 0])
     assert results.loss[0] == jnp.inf
     np.testing.assert_allclose(results.batch[0], 3)
     np.testing.assert_array_equal(results.losses[2], results.losses[3])
 
 
-def test_a_gradient_that_is_not_finite_keeps_the_value():
+# An infinite gradient of a finite value: of the second, clipping makes a finite step.
+INFINITE = {"step": optax.sgd(1.0), "clipped": optax.chain(optax.clip(1.0))}
+
+
+@pytest.mark.parametrize("name", INFINITE)
+def test_a_start_without_a_finite_gradient_is_no_result(name):
+    attack = matching.minimise(
+        lambda z, t: jnp.sum(jnp.sqrt(z)),
+        starting_at(jnp.zeros(1)),
+        INFINITE[name],
+        steps=3,
+    )
+    result = jax.jit(finish, static_argnums=0)(attack, KEY())
+    assert result.stopped == Stop.NOTHING and result.steps == 0
+    assert result.loss == jnp.inf
+    np.testing.assert_array_equal(result.batch, 0)
+
+
+def test_a_gradient_that_is_not_finite_ends_at_the_best_so_far():
+    """At 0 the value is 0 and the gradient infinite; a clipped one would go on."""
+    attack = matching.minimise(
+        lambda z, t: jnp.sum(jnp.sqrt(z)),
+        starting_at(jnp.ones(1)),
+        optax.chain(optax.clip(1.0), optax.sgd(2.0)),
+        steps=3,
+    )
+    result = jax.jit(finish, static_argnums=0)(attack, KEY())
+    assert result.stopped == Stop.NON_FINITE and result.steps == 1
+    assert result.loss == 0
+    np.testing.assert_array_equal(result.batch, 0)
+
+
+def test_a_start_without_a_gradient_does_not_win_over_restarts_with_one():
+    candidate = Candidate(jax.random.normal, lambda z: z, lambda z: z)
+
+    def objective(z, t):  # zero on the left, where the gradient is not finite
+        return jnp.sqrt(jnp.maximum(z, 0)) + jnp.where(z > 0, (z - 1) ** 2, 0)
+
+    attack = matching.minimise(objective, candidate, optax.sgd(0.1), steps=9)
+    found = driver.invert(jax.random.key(0), attack, restarts=8)
+    assert found.stopped == Stop.BUDGET and found.batch > 0
+
+
+def test_a_result_that_is_none_says_so():
     attack = matching.minimise(
         lambda z, t: jnp.sum(jnp.sqrt(z)),
         starting_at(jnp.zeros(1)),
         optax.sgd(1.0),
         steps=3,
     )
+    with pytest.warns(UserWarning, match="no reconstruction"):
+        driver.invert(KEY(), attack)
+
+
+RISING = optax.linear_schedule(0.0, 4.0, 1)  # a weight that rises over the run
+
+
+@pytest.mark.parametrize("name", ["attack", "minimise"])
+def test_iterates_are_compared_at_the_weight_of_the_end(name):
+    """With data z^2 and a prior (z - 1)^2 of weight 4 t it moves from 0 to 4/5."""
+    adam, steps = optax.adam(0.1), 100
+    start = starting_at(jnp.zeros(1))
+
+    def prior(z, t):
+        return jnp.sum(RISING(t) * (z - 1) ** 2)
+
+    if name == "attack":
+        attack = matching.attack(
+            lambda z: z,
+            jnp.zeros(1),
+            start,
+            optimizer=adam,
+            steps=steps,
+            distance=distances.squared,
+            prior=prior,
+        )
+    else:
+        attack = matching.minimise(
+            lambda z, t: jnp.sum(z**2) + prior(z, t), start, adam, steps=steps
+        )
     result = jax.jit(finish, static_argnums=0)(attack, KEY())
-    assert result.stopped == Stop.NON_FINITE
-    assert result.loss == 0
-    np.testing.assert_array_equal(result.batch, 0)
+    assert result.losses.argmin() == 0  # of the objectives at the time
+    assert result.batch == pytest.approx(0.8, abs=0.02)
+    at_the_end = jnp.sum(result.batch**2 + 4 * (result.batch - 1) ** 2)
+    assert result.loss == pytest.approx(float(at_the_end), rel=1e-6)
+
+
+def test_a_rising_prior_costs_no_second_client():
+    """The client is traced as often as without a prior: once to check, once a step."""
+
+    def count(prior):
+        calls = []
+
+        def share(z):
+            calls.append(z)
+            return z
+
+        attack = matching.attack(
+            share,
+            jnp.zeros(1),
+            starting_at(jnp.ones(1)),
+            optimizer=optax.sgd(0.1),
+            steps=3,
+            prior=prior,
+        )
+        jax.make_jaxpr(lambda key: finish(attack, key))(KEY())
+        return len(calls)
+
+    assert count(lambda z, t: RISING(t) * jnp.sum(z**2)) == count(priors.none)
 
 
 def test_a_stopped_restart_does_not_poison_the_consensus():
@@ -179,7 +277,7 @@ def test_line_search_values_are_not_reused_where_they_do_not_hold():
     result = jax.jit(finish, static_argnums=0)(attack, KEY())
     expected = [4, 1.25**2, 1.5**2, 1.75**2]
     np.testing.assert_allclose(result.losses, expected, rtol=1e-6)
-    np.testing.assert_allclose(result.loss, 1.25**2, rtol=1e-6)
+    np.testing.assert_allclose(result.loss, 2**2, rtol=1e-6)  # at the end, t = 1
     np.testing.assert_allclose(result.batch, 1)
 
 

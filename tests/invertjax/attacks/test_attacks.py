@@ -280,3 +280,10 @@ def test_step_decay_falls_at_three_five_and_seven_eighths():
     rate = step_decay(jnp.array(2.0), 80)
     for count, expected in [(0, 2), (29, 2), (30, 0.2), (50, 0.02), (70, 2e-3)]:
         np.testing.assert_allclose(rate(count), expected, rtol=1e-6)
+
+
+def test_the_rate_falls_tenfold_three_times():
+    rate = step_decay(0.5, 80)
+    counts = np.array([0, 29, 31, 49, 51, 69, 71, 80])
+    expected = 0.5 * np.array([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    np.testing.assert_allclose([rate(count) for count in counts], expected, rtol=1e-5)

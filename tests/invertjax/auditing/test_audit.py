@@ -33,9 +33,9 @@ def audit(attack="analytic", **options):
     """An audit of the toy, of one update unless said."""
     if "update" not in options:
         options = {"batches": batches(), **options}
-    return invertjax.audit(
-        jax.random.key(0), toy.loss_fn, toy.init(0), attack=attack, **options
-    )
+    loss_fn = options.pop("loss_fn", toy.loss_fn)
+    params = options.pop("params", toy.init(0))
+    return invertjax.audit(jax.random.key(0), loss_fn, params, attack=attack, **options)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +231,34 @@ def test_who_watches_is_told_of_every_update_and_may_stop():
         ({"warm_start": "recursive"}, "warm_start='recursive' does not apply"),
         ({"numbers": {"rate": 1}}, "'rate': attack='analytic' can be told no number"),
         ({"restarts": 0}, "restarts=0 >= 1"),
+        (
+            {"batches": {**batches(), "image": np.zeros((1, *SHAPE), np.uint8)}},
+            r"batches\['image'\] of type uint8 .* by 255",
+        ),
+        (
+            {"batches": {**batches(), "image": np.full((1, *SHAPE), 1.5)}},
+            r"batches\['image'\] in \[0, 1\].* 1.5 to 1.5: put the normalisation",
+        ),
+        (
+            {"batches": {**batches(), "image": np.full((1, *SHAPE), np.nan)}},
+            r"batches\['image'\] in \[0, 1\]",
+        ),
+        (
+            {"public": {**PUBLIC, "image": PUBLIC["image"] - 1}},
+            r"public\['image'\] in \[0, 1\]",
+        ),
+        (
+            {"loss_fn": lambda params, batch: (toy.loss_fn(params, batch), {})},
+            r"got a tuple of 2",
+        ),
+        (
+            {"loss_fn": lambda params, batch: batch["mask"].sum()},
+            r"reads batch\['mask'\], and a guess has \['image', 'label'\]",
+        ),
+        (
+            {"params": jax.tree.map(lambda leaf: leaf * np.nan, toy.init(0))},
+            "params that are all finite",
+        ),
         ({"batches": toy.batch(1)}, r"\(N, B, H, W, C\) and \(N, B\)"),
         (
             {"public": {"image": np.ones((2, 5, 6, 1))}},
@@ -264,3 +292,17 @@ def test_an_update_that_a_closed_form_reads_is_no_all_clear():
     assert found.facts["closed_form"] == "analytic"
     assert found.verdict.startswith("NO VERDICT: the attack analytic")
     assert audit().facts["closed_form"] == ""  # it was the attack
+
+
+def test_an_attack_that_never_started_is_no_reconstruction():
+    """A root of zero has no gradient: its start was a result once."""
+
+    def rooted(params, batch):
+        root = jnp.sqrt(0 * batch["image"]).sum()
+        return toy.loss_fn(params, batch) + root * params["last"]["bias"].sum()
+
+    report = audit("inverting_gradients", loss_fn=rooted, steps=3, control=False)
+    assert report.verdict.startswith("FAILED")
+    (row,) = report.rows
+    assert row["loss"] is None and row["stopped"] == "no finite step"
+    assert report.summary["failed"] == 1

@@ -64,10 +64,11 @@ def test_params_of_the_models_have_unique_paths(name):
 
 def test_the_forms_of_a_tree():
     arrays = updates.flat(TREE)
-    lists, integers, strings = updates.forms(arrays)
+    lists, integers, strings, modules = updates.forms(arrays)
     assert isinstance(lists["layers"], list) and "kernel" in lists["layers"][0]
     assert list(integers["layers"]) == [0] and list(strings["layers"]) == ["0"]
-    for form in (lists, integers, strings):
+    assert list(modules) == ["layers/0", "scale"]
+    for form in (lists, integers, strings, modules):
         assert list(updates.flat(form)) == KEYS
 
 
@@ -156,7 +157,6 @@ BAD_FILES = [
     ("u.npz", _damaged, "cannot be read"),
     ("u.npz", lambda path: _write(path, {}), "no arrays"),
     ("u.npz", _single, "np.savez"),
-    ("u.npz", lambda p: _write(p, {"a": np.ones(1), "a/b": np.ones(1)}), "inside"),
     ("u.safetensors", lambda path: path.write_bytes(b""), "cannot be read"),
     ("u.safetensors", _truncated, "cannot be read"),
     ("u.safetensors", lambda path: path.write_bytes(b"{" * 99), "cannot be read"),
@@ -208,3 +208,51 @@ def test_leaves_that_cannot_be_read_are_refused(make, tmp_path):
     make(path)
     with pytest.raises(ValueError, match="state.npz cannot be read"):
         updates.load_leaves(path, np.zeros(1000))
+
+
+BFLOAT16 = {"layer": {"w": jnp.arange(3, dtype=jnp.bfloat16)}, "n": np.int32(4)}
+
+
+def test_bfloat16_in_npz_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "update.npz"
+    np.savez(path, w=np.asarray(BFLOAT16["layer"]["w"]))
+    with pytest.raises(ValueError, match=r"'w'.*bfloat16.*float32, or as .safetensors"):
+        updates.load(str(path), "--update")
+
+
+def test_bfloat16_is_kept_in_what_we_write(tmp_path):
+    path = str(tmp_path / "net.safetensors")
+    updates.save(path, BFLOAT16)
+    found = updates.load(path, "--update")["layer/w"]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, BFLOAT16["layer"]["w"])
+    updates.save_leaves(tmp_path / "state.npz", BFLOAT16)
+    state = updates.load_leaves(tmp_path / "state.npz", BFLOAT16)
+    assert state["layer"]["w"].dtype == jnp.bfloat16
+    _equal(state, BFLOAT16)
+
+
+HAIKU = {"net/~/a": {"w": np.ones((2, 3)), "b": np.ones(3)}, "net": {"w": np.ones(1)}}
+NESTED = {"a": np.ones(1), "a/b": {"w": np.ones(2)}}  # an array, and a longer name
+
+
+@pytest.mark.parametrize("tree", [HAIKU, NESTED], ids=["haiku", "nested"])
+def test_names_may_have_slashes_in_them(tree, tmp_path):
+    path = str(tmp_path / "net.safetensors")
+    updates.save(path, tree)
+    found = updates.load(path, "--params")
+    _equal(updates.as_tree(found, tree, "--params"), tree)
+    *_, form = updates.forms(found)
+    _equal(form, tree)
+
+
+def test_two_arrays_of_one_path_are_not_lost():
+    with pytest.raises(ValueError, match="Two arrays have the path 'a/b/w'"):
+        updates.flat({"a/b": {"w": np.ones(1)}, "a": {"b": {"w": np.ones(1)}}})
+
+
+def test_nothing_and_empty_arrays_are_kept(tmp_path):
+    tree = {"none": None, "empty": np.zeros((0, 2), np.float32), "w": np.ones(1)}
+    path = str(tmp_path / "net.safetensors")
+    updates.save(path, tree)
+    _equal(updates.as_tree(updates.load(path, "--params"), tree, "--params"), tree)
