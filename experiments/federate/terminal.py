@@ -52,13 +52,18 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
     cache = Cache()
     trained = _prepared(chosen, plan, cache)
     start = training.start(trained)
-    out = run_folder.open_(workdir, resume=output.resume, files=rounds.FILES)
-    keeper = rounds.recording(out, start)
-    if keeper.complete():
-        print(f"All {plan.rounds} rounds are done: {out.path}")
-        return 0
-    keeper.start({"settings": kept, "on_nan": on_nan, **versions()})
-    return _run(trained, chosen.attack, keeper, cache)
+    with run_folder.open_(
+        workdir,
+        overwrite=output.overwrite,
+        resume=output.resume,
+        files=rounds.FILES,
+    ) as out:
+        keeper = rounds.recording(out, start)
+        if keeper.complete():
+            print(f"All {plan.rounds} rounds are done: {out.path}")
+            return 0
+        keeper.start({"settings": kept, "on_nan": on_nan, **versions()})
+        return _run(trained, chosen.attack, keeper, cache)
 
 
 def _default_workdir(chosen: Settings, kept: Mapping[str, Any]) -> str:

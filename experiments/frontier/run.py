@@ -40,8 +40,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathlib.Path:
-    """Makes the folder, or finds this very frontier in it.
+@contextlib.contextmanager
+def open_(
+    path: str, cells: Grid, plan: Federation, *, overwrite: bool
+) -> Iterator[pathlib.Path]:
+    """Makes the folder, or finds this very frontier in it; until the end of the `with`
+    no other process may open it.
 
     Args:
       path: of the folder.
@@ -50,10 +54,19 @@ def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathl
       overwrite: whether a former frontier in the folder is removed.
 
     Raises:
-      ValueError: if it cannot be written, or holds other results.
+      ValueError: if it cannot be written, holds other results, or if another process
+        has it.
     """
-    folder, named = pathlib.Path(path), f"--workdir={path}"
-    run_folder.check_writable(folder, named)
+    run_folder.check_writable(pathlib.Path(path), f"--workdir={path}")
+    with run_folder.alone(path) as folder:
+        _make(folder, f"--workdir={path}", cells, plan, overwrite)
+        yield folder
+
+
+def _make(
+    folder: pathlib.Path, named: str, cells: Grid, plan: Federation, overwrite: bool
+) -> None:
+    """Writes what the folder is of, or finds it there."""
     if overwrite:
         for name in (TRAININGS, LABELS, FEDERATION, *RESULTS):
             (folder / name).unlink(missing_ok=True)
@@ -66,7 +79,6 @@ def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathl
         )
     sweeps.open_(str(folder / ATTACKS), cells, overwrite=overwrite)
     run_folder.write(file, json.dumps(now, indent=1).encode())
-    return folder
 
 
 def _read_json(file: pathlib.Path, named: str) -> Any:

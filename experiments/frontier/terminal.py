@@ -53,9 +53,9 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     jax.config.update("jax_enable_x64", cells[0].run.x64)
     workdir = output.workdir or f"runs/frontier-{pathlib.Path(asked.plan).stem}"
     every = found._replace(cells=cells)
-    folder = run.open_(workdir, every, plan, overwrite=output.overwrite)
-    code = _run(folder, cells, plan)
-    return _report(folder, cells, plan, asked.threshold) if code is None else code
+    with run.open_(workdir, every, plan, overwrite=output.overwrite) as folder:
+        code = _run(folder, cells, plan)
+        return _report(folder, cells, plan, asked.threshold) if code is None else code
 
 
 def _run(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> int | None:

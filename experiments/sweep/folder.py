@@ -14,7 +14,7 @@ from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
-from invertjax.cli import run_folder
+from invertjax.cli import leases, run_folder
 
 FILE, LEASES = "_sweep.json", "_leases"
 
@@ -30,6 +30,7 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
     described = _described(grid)
     try:
         if overwrite:
+            _check_idle(folder, named)
             _empty(folder)
         if (folder / FILE).exists():
             _check_same(folder, named, described)
@@ -100,6 +101,14 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
 def _listed(values: list[str] | None, most: int = 4) -> str:
     values = values or []
     return "[" + ", ".join(values[:most]) + (", ..." * (len(values) > most)) + "]"
+
+
+def _check_idle(folder: pathlib.Path, named: str) -> None:
+    if leases.busy(folder / LEASES):
+        raise ValueError(
+            f"{named}: another process is at work in it; expected to wait for its end, "
+            "or no --overwrite, to join it."
+        )
 
 
 def _empty(folder: pathlib.Path) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 from experiments.audit import prepare
 from experiments.audit.prepare import Ready
 from experiments.settings.settings import Settings
-from experiments.sweep import leases, programs
+from experiments.sweep import programs
 from experiments.sweep import table as table_
 from experiments.sweep.programs import Block, Group
 from experiments.sweep.recorder import Job, Output, Rows
 from invertjax import driver
 from invertjax.auditing import programs as auditing
-from invertjax.cli import processes
+from invertjax.cli import leases, processes
 from invertjax.driver import Cache, stopping
 
 POLL_SECONDS = 2.0  # between looks at blocks that other processes hold

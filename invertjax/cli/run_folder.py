@@ -5,12 +5,13 @@ import json
 import os
 import pathlib
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from invertjax.base import Row
+from invertjax.cli import locks
 
 ROWS = "metrics.jsonl"
 FILES = (
@@ -173,14 +174,9 @@ def check(
     if overwrite and resume:
         raise ValueError("--overwrite and --resume exclude each other: give one.")
     check_writable(folder, f"--workdir={path}")
-    if not any(_there(folder, files)):
-        return
     if not overwrite and not resume:
-        raise ValueError(
-            f"--workdir={path} already holds a run: give --resume, --overwrite or "
-            "another folder."
-        )
-    if resume:
+        _refuse_run(folder, files)
+    elif resume and any(_there(folder, files)):
         _check_same(path, folder / "config.json", settings)
 
 
@@ -200,25 +196,70 @@ def check_writable(folder: pathlib.Path, named: str) -> None:
         raise ValueError(f"{named} cannot be written: no permission in {there}.")
 
 
-def open_(path: str, *, resume: bool, files: Sequence[str] = FILES) -> RunDir:
-    """Makes the folder, or empties it of a former run's files, or keeps them.
+@contextlib.contextmanager
+def open_(
+    path: str, *, overwrite: bool, resume: bool, files: Sequence[str] = FILES
+) -> Iterator[RunDir]:
+    """Makes the folder, or empties it of a former run's files, or keeps them; until the
+    end of the `with` no other process may open it.
 
-    One process at a time may have it: half-written files are removed.
+    Args:
+      path: of the folder.
+      overwrite, resume: whether a run in it is removed, or gone on with.
+      files: what runs write, as patterns of names.
 
     Raises:
-      ValueError: if the folder cannot be made or written.
+      ValueError: if the folder cannot be made or written, if another process has it, or
+        if a run has come into it since `check`.
+    """
+    with alone(path) as folder:
+        if not overwrite and not resume:
+            _refuse_run(folder, files)
+        with _written(path):
+            remove_partial(folder)
+            if not resume:
+                for file in _there(folder, files):
+                    file.unlink(missing_ok=True)
+        yield RunDir(folder)
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[pathlib.Path]:
+    """Makes a folder, and has it for this process alone until the end of the `with`.
+
+    Raises:
+      ValueError: if it cannot be made or written, or if another process has it.
     """
     folder = pathlib.Path(path)
+    with contextlib.ExitStack() as stack:
+        with _written(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locks.alone(folder))
+            except locks.Taken:
+                raise ValueError(
+                    f"--workdir={path}: another process is at work in it; expected to "
+                    "wait for its end, or another folder."
+                ) from None
+        yield folder
+
+
+@contextlib.contextmanager
+def _written(path: str) -> Iterator[None]:
+    """Says of which flag the folder is that cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder)
-        if not resume:
-            for file in _there(folder, files):
-                file.unlink(missing_ok=True)
+        yield
     except OSError as error:
         reason = f"{error.strerror} ({error.filename})"
         raise ValueError(f"--workdir={path} cannot be written: {reason}.") from None
-    return RunDir(folder)
+
+
+def _refuse_run(folder: pathlib.Path, files: Sequence[str]) -> None:
+    if any(_there(folder, files)):
+        raise ValueError(
+            f"--workdir={folder} already holds a run: give --resume, --overwrite or "
+            "another folder."
+        )
 
 
 def _there(folder: pathlib.Path, files: Sequence[str]) -> list[pathlib.Path]:

@@ -15,10 +15,11 @@ import pytest
 from support import cli, processes, sweeps
 
 from experiments.sweep import folder as sweepdir
-from experiments.sweep import grid, leases, recorder
+from experiments.sweep import grid, recorder
 from experiments.sweep import run as sweeping
 from experiments.sweep import table as table_
 from invertjax import driver
+from invertjax.cli import leases
 
 cheap_compilation, start = cli.cheap_compilation, processes.start  # fixtures
 ended = processes.ended
@@ -299,6 +300,16 @@ def test_folders_that_hold_something_else(text, change, says, begun, tmp_path, c
     line = sweeps.refused(capsys, sweeps.write(tmp_path, text), begun)
     for fragment in (str(begun), *says):
         assert fragment in line
+
+
+def test_who_is_at_work_is_not_overwritten(begun, tmp_path, capsys):
+    """Several may share a folder; none may empty it under another."""
+    flag = sweeps.write(tmp_path, "seed = [0, 1]")
+    with leases.held(begun / sweepdir.LEASES, "000-00000"):
+        line = sweeps.refused(capsys, flag, begun, "--overwrite")
+    assert f"--workdir={begun}: another process is at work" in line
+    cells = grid.read(flag.removeprefix("--grid="))
+    sweepdir.open_(str(begun), cells, overwrite=True)
 
 
 def test_folders_that_cannot_be_written(tmp_path, capsys, monkeypatch):
