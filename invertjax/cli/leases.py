@@ -81,7 +81,7 @@ def _taken(file: pathlib.Path, token: str) -> bool:
 
 
 def _make(file: pathlib.Path, content: bytes) -> None:
-    """Makes a file that is not there; after an error, such as a full disk, it is not."""
+    """Makes a file that is not there; after an error, such as a full disk, neither."""
     stream = file.open("xb")
     try:
         with stream:
