@@ -97,9 +97,9 @@ def flat(topics: Iterable[Any]) -> dict[str, Any]:
       topics: records, such as those of one run's `Settings`.
     """
     return {
-        name: setting.plain(RULES[name], getattr(record, name))
+        name: setting.plain(rule, getattr(record, name))
         for record in topics
-        for name in (field.name for field in dataclasses.fields(record))
+        for name, rule in setting.rules(type(record)).items()
     }
 
 

@@ -7,8 +7,6 @@ import shutil
 from collections import Counter
 from typing import Any
 
-import pyarrow.parquet as pq
-
 import invertjax
 from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
@@ -48,20 +46,18 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
 
 def failed(folder: pathlib.Path) -> Counter[str]:
     """Returns the reasons of rows that failed, and how many each has."""
-    tables = [
-        pq.read_table(file, columns=["status", "reason"])
-        for file in table_.parts(folder)
-    ]
-    rows = [row for table in tables for row in table.to_pylist()]
-    return Counter(row["reason"] for row in rows if row["status"] == "failed")
+    found = Counter[str]()
+    for file in table_.parts(folder):
+        rows = table_.columns(file, "status", "reason")
+        found.update(str(why) for how, why in rows if how == "failed")
+    return found
 
 
 def _described(grid: Grid) -> dict[str, Any]:
     """Returns the grid as JSON: every setting's values, and a digest of the cells."""
     by_cell = list(map(flat, grid.cells))
-    settings = {
-        name: sorted({json.dumps(one[name]) for one in by_cell}) for name in RULES
-    }
+    values = {name: {one[name] for one in by_cell} for name in RULES}
+    settings = {name: sorted(map(json.dumps, some)) for name, some in values.items()}
     cells = "".join(sorted(map(table_.name_of, grid.cells)))
     digest = hashlib.sha256(cells.encode()).hexdigest()
     return {

@@ -179,11 +179,11 @@ def complete(record: type, given: Mapping[str, Any], own: Mapping[str, Any]) -> 
       given: settings of all topics, checked.
       own: defaults that follow from other settings, in place of the rules'.
     """
-    values = {}
+    values, known = {}, {**own, **given}
     for name, rule in rules(record).items():
         if name in given:
             values[name] = given[name]
-        elif applies(rule, {**own, **given}):
+        elif applies(rule, known):
             values[name] = own[name] if name in own else rule.default
     return record(**values)
 

@@ -81,13 +81,23 @@ def test_what_is_cut_short_goes_on_to_the_same_table(
     sweeps.assert_same(folder, whole)
 
 
-def test_what_is_complete_is_left_alone(several, capsys):
+def test_what_is_complete_is_left_alone(several, capsys, monkeypatch):
+    """The table is read as often as if it had one block, and each part once before the
+    end: thousands of blocks are as many times as long, and no more."""
     flag, whole = several
-    before = sweeps.files(whole)
+    before, looks, read = sweeps.files(whole), [], []
+    parts, columns = table_.parts, table_.columns
+    monkeypatch.setattr(table_, "parts", lambda path: looks.append(1) or parts(path))
+    monkeypatch.setattr(
+        table_, "columns", lambda part, *names: read.append(1) or columns(part, *names)
+    )
+    table_.name_of.cache_clear()
     capsys.readouterr()
     assert sweeps.run(flag, f"--workdir={whole}") == 0
     assert "programs compiled: 0." in capsys.readouterr().out
     assert sweeps.files(whole) == before
+    assert len(looks) == 3 and len(read) == 2 * len(parts(whole))
+    assert table_.name_of.cache_info().misses == 9  # cells
 
 
 def test_out_of_memory_halves_and_goes_on(several, tmp_path, capsys, monkeypatch):
