@@ -93,9 +93,7 @@ class Rows:
         for job in jobs:
             self._fail(job.cell, job.target, reason)
 
-    def fail_cell(
-        self, cell: Settings, had: set[int], reason: Exception | str
-    ) -> None:
+    def fail_cell(self, cell: Settings, had: set[int], reason: Exception | str) -> None:
         """Says the same of all targets of a cell but those it had."""
         for target in set(range(cell.data.targets)) - had:
             self._fail(cell, target, reason)

@@ -73,3 +73,11 @@ def test_a_cell_that_cannot_be_counted_is_run_all_the_same(grid, monkeypatch):
     cost.count.cache_clear()
     assert cost.count("mlp", 8) == (0, 0, 0)
     cost.count.cache_clear()
+
+
+def test_a_network_that_no_machine_holds_is_refused_before_it_grows(tmp_path, capsys):
+    """By itself its width may be; in the lenet it has 3 TB of params."""
+    args = ("--model=lenet", "--width=100000", "--image_size=8")
+    line = cli.refused(capsys, tmp_path / "run", *args)
+    for fragment in ("--model=lenet --width=100000", "TB", "this machine has"):
+        assert fragment in line
