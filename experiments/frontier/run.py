@@ -43,7 +43,7 @@ R = TypeVar("R")
 @contextlib.contextmanager
 def open_(
     path: str, cells: Grid, plan: Federation, *, overwrite: bool
-) -> Iterator[pathlib.Path]:
+) -> Generator[pathlib.Path, None, None]:
     """Makes the folder, or finds this very frontier in it; until the end of the `with`
     no other process may open it.
 

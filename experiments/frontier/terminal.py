@@ -19,6 +19,7 @@ from experiments.sweep import grid, programs
 from invertjax.cli import command, interrupts, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
+from invertjax.reports import text
 
 MOST_DB = 160  # of a threshold; what float32 can tell apart is below
 
@@ -92,5 +93,6 @@ def _report(
     print(f"Written: {csv}, {png}")
     failed = sweeps.failed(folder / run.ATTACKS)
     for reason, count in failed.items():
-        print(f"failed, {count} targets: {reason}", file=sys.stderr)
+        line = f"failed, {count} targets: {text.printable(reason)}"
+        print(line, file=sys.stderr)
     return command.FAILED if failed else 0

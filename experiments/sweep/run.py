@@ -21,8 +21,10 @@ from invertjax import driver
 from invertjax.auditing import programs as auditing
 from invertjax.cli import leases, processes
 from invertjax.driver import Cache, stopping
+from invertjax.driver.cache import forget
 
 POLL_SECONDS = 2.0  # between looks at blocks that other processes hold
+KEPT = 4  # programs, about, of which functions are kept in memory
 WIDE = 8  # targets of a group for each CPU device, so that their start costs little
 
 Left = list[tuple[Settings, set[int]]]  # cells, and the targets of each in the table
@@ -212,6 +214,8 @@ class Sweep:
     def _built(
         self, group: Group, targets: Targets, most: int | None
     ) -> driver.Program:
+        if self.compiled % KEPT == 0:
+            forget()  # else the memory of a long sweep would grow with its programs
         first, number = targets.jobs[0], self.compiled + 1
         situation, plan = first.ready.prepared.situation, first.ready.prepared.plan
         named = f"{plan.row.name} on {first.cell.victim.model}, "

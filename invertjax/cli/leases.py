@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, cast
 
 TOUCHED = 10.0  # seconds between two touches
 STALE = 60.0  # seconds without a touch
@@ -24,7 +24,9 @@ _HELD: set[str] = set()  # tokens of this process's leases
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path, block: str) -> Iterator[Callable[[], bool] | None]:
+def held(
+    folder: pathlib.Path, block: str
+) -> Generator[Callable[[], bool] | None, None, None]:
     """Holds a block for this process alone, until the end of the `with`.
 
     Args:
@@ -109,7 +111,7 @@ def _mark(content: bytes) -> dict[str, Any]:
         mark = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return mark if isinstance(mark, dict) else {}
+    return cast(dict[str, Any], mark) if isinstance(mark, dict) else {}
 
 
 def _clear(file: pathlib.Path, left: bytes) -> None:
@@ -177,7 +179,9 @@ def _started(pid: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _touched(file: pathlib.Path, still: Callable[[], bool]) -> Iterator[None]:
+def _touched(
+    file: pathlib.Path, still: Callable[[], bool]
+) -> Generator[None, None, None]:
     """Touches a lease now and then, as long as it is this process's."""
     done = threading.Event()
 

@@ -7,7 +7,7 @@ system has no such locks, a lease takes its place.
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from invertjax.cli import leases
 
@@ -28,7 +28,7 @@ class _Unknown(Exception):
 
 
 @contextlib.contextmanager
-def alone(folder: pathlib.Path) -> Iterator[None]:
+def alone(folder: pathlib.Path) -> Generator[None, None, None]:
     """Has a folder for this process alone, until the end of the `with`.
 
     Args:

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -199,7 +199,7 @@ def check_writable(folder: pathlib.Path, named: str) -> None:
 @contextlib.contextmanager
 def open_(
     path: str, *, overwrite: bool, resume: bool, files: Sequence[str] = FILES
-) -> Iterator[RunDir]:
+) -> Generator[RunDir, None, None]:
     """Makes the folder, or empties it of a former run's files, or keeps them; until the
     end of the `with` no other process may open it.
 
@@ -224,7 +224,7 @@ def open_(
 
 
 @contextlib.contextmanager
-def alone(path: str) -> Iterator[pathlib.Path]:
+def alone(path: str) -> Generator[pathlib.Path, None, None]:
     """Makes a folder, and has it for this process alone until the end of the `with`.
 
     Raises:
@@ -245,7 +245,7 @@ def alone(path: str) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _written(path: str) -> Iterator[None]:
+def _written(path: str) -> Generator[None, None, None]:
     """Says of which flag the folder is that cannot be written."""
     try:
         yield
