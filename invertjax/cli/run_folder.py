@@ -167,13 +167,16 @@ def check(
       files: what runs write, as patterns of names.
 
     Raises:
-      ValueError: if it cannot be written, if it holds a run and neither flag is given,
-        or is to be resumed with other settings.
+      ValueError: if it cannot be written, if another process has it, if it holds a run
+        and neither flag is given, or is to be resumed with other settings.
     """
     folder = pathlib.Path(path)
     if overwrite and resume:
         raise ValueError("--overwrite and --resume exclude each other: give one.")
     check_writable(folder, f"--workdir={path}")
+    if folder.is_dir():
+        with alone(path):  # now, and not after an hour of preparing; see `open_`
+            pass
     if not overwrite and not resume:
         _refuse_run(folder, files)
     elif resume and any(_there(folder, files)):

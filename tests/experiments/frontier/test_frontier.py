@@ -13,7 +13,7 @@ from experiments.frontier import accuracy, attackers
 from experiments.frontier import run as frontier_run
 from experiments.frontier import table as frontier_table
 from experiments.settings import federation, settings
-from invertjax.cli import run_folder
+from invertjax.cli import locks, run_folder
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
@@ -242,6 +242,19 @@ def test_wrong_plans_are_refused_before_anything_is_read(
     error = capsys.readouterr().err
     assert says in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_which_another_process_is_at_work(tmp_path, capsys):
+    """Two frontiers at once would train, and write, the same twice."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / frontier_run.TRAININGS).write_text("")
+    with locks.alone(workdir):
+        code = run(written(tmp_path), f"--workdir={workdir}", "--overwrite")
+    line = capsys.readouterr().err
+    assert code == 2 and line.count("\n") == 1
+    assert f"--workdir={workdir}: another process is at work" in line
+    assert (workdir / frontier_run.TRAININGS).exists()
 
 
 def test_another_federation_does_not_go_into_the_same_folder(folder, capsys):
