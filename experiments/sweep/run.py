@@ -81,7 +81,7 @@ class Sweep:
       watch: who follows.
 
     Attributes:
-      compiled: programs compiled so far.
+      begun, compiled: programs to compile so far, and those that could be compiled.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Sweep:
             for block in programs.blocks(number, group)
         ]
         self.finished = table_.Finished(folder)
-        self.compiled = 0
+        self.begun = self.compiled = 0
         # The most targets at once after running out of memory, by program.
         self.most: dict[Hashable, int] = {}
 
@@ -214,7 +214,8 @@ class Sweep:
     def _built(
         self, group: Group, targets: Targets, most: int | None
     ) -> driver.Program:
-        if self.compiled % KEPT == 0:
+        self.begun += 1
+        if self.begun % KEPT == 0:
             forget()  # else the memory of a long sweep would grow with its programs
         first, number = targets.jobs[0], self.compiled + 1
         situation, plan = first.ready.prepared.situation, first.ready.prepared.plan

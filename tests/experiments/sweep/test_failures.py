@@ -7,6 +7,7 @@ from support import cli, sweeps
 
 from experiments.audit import prepare
 from experiments.sweep import cost, recorder
+from experiments.sweep import run as sweeping
 from invertjax import driver
 
 cheap_compilation = cli.cheap_compilation  # a fixture
@@ -66,6 +67,22 @@ def test_a_program_that_cannot_be_built_fails_its_own_cells(grid, monkeypatch):
     monkeypatch.setattr(driver, "build", fails)
     assert sweeps.run(*grid) == 1
     assert set(reasons(grid).values()) == {"TypeError: steps does not fit into 32 bits"}
+
+
+def test_memory_does_not_grow_with_the_number_of_programs(tmp_path, monkeypatch):
+    """Of those that were built, or failed, JAX keeps a few."""
+    forgotten, begun = [], []
+
+    def fails(*args, **options):
+        begun.append(1)
+        raise TypeError
+
+    monkeypatch.setattr(driver, "build", fails)
+    monkeypatch.setattr(sweeping, "KEPT", 2)
+    monkeypatch.setattr(sweeping, "forget", lambda: forgotten.append(len(begun)))
+    grid = sweeps.write(tmp_path, "width = [5, 6, 7, 8, 9]\ntargets = 1")
+    assert sweeps.run(grid, f"--workdir={tmp_path / 'run'}") == 1
+    assert forgotten == [1, 3] and len(begun) == 5
 
 
 def test_a_cell_that_cannot_be_counted_is_run_all_the_same(grid, monkeypatch):
