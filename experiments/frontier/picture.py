@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -58,7 +59,7 @@ def _place(
         if not curve.empty:
             _curve(ax, curve, defense, style)
     _landmarks(ax, points)
-    low = min(points["psnr"].min(), guess)
+    low = np.nanmin([points["psnr"].min(), guess])
     high = max(points["psnr"].max(), threshold)
     ax.set_xlim(low - 1, high + 1.5)
     ax.set_xlabel("PSNR of the strongest attack (dB); grey: recognisable")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import queue
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from experiments.sweep import programs
 from experiments.sweep import run as sweep
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
+from experiments.sweep.recorder import in_words
 from experiments.victims import inputs
 from invertjax import metrics
 from invertjax.auditing import controls, scores
@@ -187,7 +189,14 @@ class Run:
         """
         done = {row[column] for row in run_folder.read_rows(self.folder / file)}
         left = [kind for kind in kinds if not {*map(name_of, kind)} <= done]
-        made = contextlib.closing(_on_devices(left, work))
+
+        def failed(one: T, error: Exception) -> dict[str, Any]:
+            return {column: name_of(one), "failed": in_words(error)}
+
+        def tried(kind: list[T]) -> list[dict[str, Any]]:
+            return _or_failed(kind, work, failed)
+
+        made = contextlib.closing(_on_devices(left, tried))
         with made as results, self.bar(words, total=len(left)) as bar:
             for rows in bar.over(results):
                 run_folder.append_rows(self.folder / file, rows)
@@ -196,6 +205,30 @@ class Run:
         for item in items:
             self.check()
             yield item
+
+
+def failures(folder: pathlib.Path) -> Counter[str]:
+    """Returns why federations failed, or the reading of labels, and how often."""
+    files = (folder / name for name in (TRAININGS, LABELS))
+    rows = [row for file in files for row in run_folder.read_rows(file)]
+    return Counter(str(row["failed"]) for row in rows if "failed" in row)
+
+
+def _or_failed(
+    kind: list[T],
+    work: Callable[[list[T]], list[dict[str, Any]]],
+    failed: Callable[[T, Exception], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns the rows of a kind; of each member by itself where one of them fails, and
+    of that one why."""
+    try:
+        return work(kind)
+    except OSError:  # no room, or no data: that is not one member's
+        raise
+    except Exception as error:
+        if len(kind) == 1:
+            return [failed(kind[0], error)]
+    return [row for one in kind for row in _or_failed([one], work, failed)]
 
 
 def _on_devices(items: Sequence[T], work: Callable[[T], R]) -> Generator[R, None, None]:

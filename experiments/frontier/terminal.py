@@ -95,4 +95,8 @@ def _report(
     for reason, count in failed.items():
         line = f"failed, {count} targets: {text.printable(reason)}"
         print(line, file=sys.stderr)
-    return command.FAILED if failed else 0
+    others = run.failures(folder)
+    for reason, count in others.items():
+        line = f"failed, {count} trainings or labels: {text.printable(reason)}"
+        print(line, file=sys.stderr)
+    return command.FAILED if failed or others else 0

@@ -120,7 +120,7 @@ class Rows:
         return _measured(ready, row, seconds) | kept
 
     def _fail(self, cell: Settings, target: int, reason: Exception | str) -> None:
-        text = " ".join(_text(reason).split())[:LONGEST]
+        text = in_words(reason)
         self._put({"target": target, "status": "failed", "reason": text}, cell)
 
     def _put(self, row: dict[str, Any], cell: Settings) -> None:
@@ -137,11 +137,10 @@ class Rows:
         self.written = time.monotonic()
 
 
-def _text(reason: Exception | str) -> str:
-    """Returns a reason in words; what is no ValueError of ours is named, too."""
-    if isinstance(reason, str | ValueError):
-        return str(reason)
-    return f"{type(reason).__name__}: {reason}"
+def in_words(reason: Exception | str) -> str:
+    """Returns a reason as one line; what is no ValueError is named, too."""
+    named = "" if isinstance(reason, str | ValueError) else f"{type(reason).__name__}: "
+    return " ".join(f"{named}{reason}".split())[:LONGEST]
 
 
 def _facts() -> dict[str, str]:

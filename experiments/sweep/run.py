@@ -180,9 +180,11 @@ class Sweep:
 
     def _attack(self, group: Group, jobs: list[Job], rows: Rows) -> None:
         """Attacks a block's targets, fewer at once where they do not fit."""
+        targets = None
         while True:
             try:
-                self._run(group, jobs, rows)
+                targets = targets or _joined(jobs)
+                self._run(group, targets, rows)
                 return self.watch.check()
             except OSError:  # no room for the table
                 raise
@@ -193,9 +195,9 @@ class Sweep:
                 reason = f"out of memory: {error}" if memory else error
                 return rows.fail(jobs[rows.scored :], reason)
 
-    def _run(self, group: Group, jobs: list[Job], rows: Rows) -> None:
+    def _run(self, group: Group, targets: Targets, rows: Rows) -> None:
         """Attacks those of a block's targets that are not scored yet."""
-        targets, done = _joined(jobs), rows.scored
+        jobs, done = targets.jobs, rows.scored
         driver.run(
             self._program(group, targets),
             targets.shared,
