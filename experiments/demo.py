@@ -26,10 +26,12 @@ from absl import flags
 import invertjax
 import models
 from experiments import data
+from experiments.settings.run import MOST_SEED, why_seed
 from invertjax import clients, driver, labels, losses, metrics
 from invertjax.auditing import Keys, Report, Watch, controls, verdicts
 from invertjax.base import Loss, Params
 from invertjax.cli import (
+    amounts,
     command,
     defense_text,
     interrupts,
@@ -50,8 +52,20 @@ class Demo:
     """What can be set."""
 
     workdir: str = line("Folder of the results.", default="runs/demo")
-    steps: int = line("Iterations of the attack.", default=600, at_least=1)
-    seed: int = line("Of network and attack.", default=0, at_least=0)
+    steps: int = line(
+        "Iterations of the attack.",
+        default=600,
+        at_least=1,
+        at_most=10**7,
+        because=amounts.seconds(1e-3),
+    )
+    seed: int = line(
+        "Of network and attack.",
+        default=0,
+        at_least=0,
+        at_most=MOST_SEED,
+        because=why_seed,
+    )
 
 
 class Setting(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invertjax import driver
-from invertjax.base import Attack, Key
+from invertjax.base import Attack, Key, Stop
 from invertjax.driver import layout
 
 
@@ -90,7 +90,8 @@ def run(
     keys = jnp.tile(keys, (count, 1))
     program = driver.build(make, everything, rows, keys, **options)
     done = driver.run(program, everything, rows, keys, on_chunk=on_chunk)
-    if len(done.results.loss) < count * targets:
+    cut_short = np.any(done.results.stopped == Stop.INTERRUPTED)  # the last group
+    if cut_short or len(done.results.loss) < count * targets:
         raise KeyboardInterrupt
     results = jax.tree.map(
         lambda leaf: leaf.reshape(count, targets, *leaf.shape[1:]), done.results

@@ -18,7 +18,7 @@ from experiments.settings.settings import Settings
 from invertjax import driver
 from invertjax.auditing import Watch
 from invertjax.auditing.attackers import ATTACKERS
-from invertjax.cli import command, interrupts, run_folder
+from invertjax.cli import command, earlier, interrupts, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.recorder import Recorder
 from invertjax.driver import Cache
@@ -55,15 +55,22 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
     auditing.check_labels(trained, chosen.attack)
     inputs = _inputs(trained, chosen)
     if output.resume:
-        run_folder.check_inputs(workdir, inputs)
+        earlier.check_inputs(workdir, inputs)
     start = training.start(trained)
-    out = run_folder.open_(workdir, resume=output.resume, files=rounds.FILES)
-    keeper = rounds.recording(out, start)
-    if keeper.complete():
-        print(f"All {plan.rounds} rounds are done: {out.path}")
-        return 0
-    keeper.start({"settings": kept, "on_nan": on_nan, "inputs": inputs, **versions()})
-    return _run(trained, chosen.attack, keeper, cache)
+    with run_folder.open_(
+        workdir,
+        overwrite=output.overwrite,
+        resume=output.resume,
+        files=rounds.FILES,
+    ) as out:
+        keeper = rounds.recording(out, start)
+        if keeper.complete():
+            print(f"All {plan.rounds} rounds are done: {out.path}")
+            return 0
+        keeper.start(
+            {"settings": kept, "on_nan": on_nan, "inputs": inputs, **versions()}
+        )
+        return _run(trained, chosen.attack, keeper, cache)
 
 
 def _default_workdir(chosen: Settings, kept: Mapping[str, Any]) -> str:

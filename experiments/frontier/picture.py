@@ -4,13 +4,14 @@ import pathlib
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402
 
 from experiments.frontier.table import PLACE, Frame, rounded  # noqa: E402
-from experiments.show.style import styles  # noqa: E402
+from experiments.show.style import literal, styles  # noqa: E402
 from invertjax.cli import run_folder  # noqa: E402
 
 
@@ -49,7 +50,7 @@ def _place(
     ax: Any, name: tuple, points: Frame, threshold: float, known: dict[str, dict]
 ) -> None:
     """Draws one data set and model."""
-    ax.set_title(", ".join(name))
+    ax.set_title(literal(", ".join(name)))
     ax.axvspan(threshold, 200, color="0.5", alpha=0.08)
     guess = points["psnr_guess"].max()
     ax.axvline(guess, color="0.4", linestyle=":", label="a guess without the update")
@@ -58,7 +59,7 @@ def _place(
         if not curve.empty:
             _curve(ax, curve, defense, style)
     _landmarks(ax, points)
-    low = min(points["psnr"].min(), guess)
+    low = np.nanmin([points["psnr"].min(), guess])
     high = max(points["psnr"].max(), threshold)
     ax.set_xlim(low - 1, high + 1.5)
     ax.set_xlabel("PSNR of the strongest attack (dB); grey: recognisable")
@@ -68,7 +69,13 @@ def _place(
 
 def _curve(ax: Any, curve: Frame, defense: str, style: dict[str, Any]) -> None:
     """Draws one defense by its strength, with epsilon where there is one."""
-    ax.plot(curve["psnr"], 100 * curve["accuracy"], label=defense, **style, alpha=0.85)
+    ax.plot(
+        curve["psnr"],
+        100 * curve["accuracy"],
+        label=literal(defense),
+        **style,
+        alpha=0.85,
+    )
     for point in curve.dropna(subset="epsilon").itertuples():
         ax.annotate(
             f"ε {rounded(point.epsilon)}",

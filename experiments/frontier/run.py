@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import queue
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from experiments.sweep import programs
 from experiments.sweep import run as sweep
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
+from experiments.sweep.recorder import in_words
 from experiments.victims import inputs
 from invertjax import metrics
 from invertjax.auditing import controls, scores
@@ -40,8 +42,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathlib.Path:
-    """Makes the folder, or finds this very frontier in it.
+@contextlib.contextmanager
+def open_(
+    path: str, cells: Grid, plan: Federation, *, overwrite: bool
+) -> Generator[pathlib.Path, None, None]:
+    """Makes the folder, or finds this very frontier in it; until the end of the `with`
+    no other process may open it.
 
     Args:
       path: of the folder.
@@ -50,10 +56,19 @@ def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathl
       overwrite: whether a former frontier in the folder is removed.
 
     Raises:
-      ValueError: if it cannot be written, or holds other results.
+      ValueError: if it cannot be written, holds other results, or if another process
+        has it.
     """
-    folder, named = pathlib.Path(path), f"--workdir={path}"
-    run_folder.check_writable(folder, named)
+    run_folder.check_writable(pathlib.Path(path), f"--workdir={path}")
+    with run_folder.alone(path) as folder:
+        _make(folder, f"--workdir={path}", cells, plan, overwrite)
+        yield folder
+
+
+def _make(
+    folder: pathlib.Path, named: str, cells: Grid, plan: Federation, overwrite: bool
+) -> None:
+    """Writes what the folder is of, or finds it there."""
     if overwrite:
         for name in (TRAININGS, LABELS, FEDERATION, *RESULTS):
             (folder / name).unlink(missing_ok=True)
@@ -66,7 +81,6 @@ def open_(path: str, cells: Grid, plan: Federation, *, overwrite: bool) -> pathl
         )
     sweeps.open_(str(folder / ATTACKS), cells, overwrite=overwrite)
     run_folder.write(file, json.dumps(now, indent=1).encode())
-    return folder
 
 
 def _read_json(file: pathlib.Path, named: str) -> Any:
@@ -176,7 +190,14 @@ class Run:
         """
         done = {row[column] for row in run_folder.read_rows(self.folder / file)}
         left = [kind for kind in kinds if not {*map(name_of, kind)} <= done]
-        made = contextlib.closing(_on_devices(left, work))
+
+        def failed(one: T, error: Exception) -> dict[str, Any]:
+            return {column: name_of(one), "failed": in_words(error)}
+
+        def tried(kind: list[T]) -> list[dict[str, Any]]:
+            return _or_failed(kind, work, failed)
+
+        made = contextlib.closing(_on_devices(left, tried))
         with made as results, self.bar(words, total=len(left)) as bar:
             for rows in bar.over(results):
                 run_folder.append_rows(self.folder / file, rows)
@@ -185,6 +206,30 @@ class Run:
         for item in items:
             self.check()
             yield item
+
+
+def failures(folder: pathlib.Path) -> Counter[str]:
+    """Returns why federations failed, or the reading of labels, and how often."""
+    files = (folder / name for name in (TRAININGS, LABELS))
+    rows = [row for file in files for row in run_folder.read_rows(file)]
+    return Counter(str(row["failed"]) for row in rows if "failed" in row)
+
+
+def _or_failed(
+    kind: list[T],
+    work: Callable[[list[T]], list[dict[str, Any]]],
+    failed: Callable[[T, Exception], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns the rows of a kind; of each member by itself where one of them fails, and
+    of that one why."""
+    try:
+        return work(kind)
+    except OSError:  # no room, or no data: that is not one member's
+        raise
+    except Exception as error:
+        if len(kind) == 1:
+            return [failed(kind[0], error)]
+    return [row for one in kind for row in _or_failed([one], work, failed)]
 
 
 def _on_devices(items: Sequence[T], work: Callable[[T], R]) -> Generator[R, None, None]:

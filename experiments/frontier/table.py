@@ -35,6 +35,7 @@ def read(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> Frame
     found["pareto"] = False
     for _, place in found.groupby(PLACE):
         # Below what a guess scores nothing is left to protect.
+        place = place[place["accuracy"].notna()]  # whose federation did not fail
         leak = place[["psnr", "psnr_guess"]].max(axis=1).to_numpy()
         kept = place["accuracy"].to_numpy()
         found.loc[place.index, "pareto"] = pareto(leak, kept)
@@ -61,6 +62,7 @@ def cheapest(table: Frame, threshold: float) -> list[str]:
 
 
 def _cheapest(place: Frame, threshold: float) -> str:
+    place = place[place["accuracy"].notna()]
     bare = place[place["defense"] == "none"]
     if bare.empty:
         before = ""
@@ -131,13 +133,13 @@ def _attacked(folder: pathlib.Path) -> Frame:
 def _labels(folder: pathlib.Path, cells: list[Settings]) -> Frame:
     """Returns what updates give away and what guesses score, a row a point."""
     file = folder / run.LABELS
-    found = {row["cell"]: row for row in run_folder.read_rows(file)}
+    found = _done(file, "cell")
     rows = [
         {**_point(cell), **found[name]}
         for cell in cells
         if (name := table_.name_of(cell)) in found
     ]
-    frame = pandas.DataFrame(rows)
+    frame = _frame(rows, ["label_recall", "guess"])
     columns = {"label_recall": ("label_recall", "max"), "psnr_guess": ("guess", "max")}
     return frame.groupby(POINT, as_index=False).agg(**columns)
 
@@ -145,14 +147,14 @@ def _labels(folder: pathlib.Path, cells: list[Settings]) -> Frame:
 def _accuracies(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> Frame:
     """Returns what federations reached, a row a point."""
     file = folder / run.TRAININGS
-    found = {row["training"]: row for row in run_folder.read_rows(file)}
+    found = _done(file, "training")
     wanted = {accuracy.setup_of(cell): _point(cell) for cell in cells}
     rows = [
         {**point, **found[name]}
         for setup, point in wanted.items()
         if (name := accuracy.name_of(setup, plan)) in found
     ]
-    frame = pandas.DataFrame(rows)
+    frame = _frame(rows, ["accuracy", "dropped", "epsilon", "delta"])
     columns = {
         "accuracy": ("accuracy", "mean"),
         "accuracy_std": ("accuracy", "std"),
@@ -161,6 +163,18 @@ def _accuracies(folder: pathlib.Path, cells: list[Settings], plan: Federation) -
         "delta": ("delta", "max"),
     }
     return frame.groupby(POINT, as_index=False).agg(**columns)
+
+
+def _frame(rows: list[dict[str, Any]], numbers: list[str]) -> Frame:
+    """Returns rows of points and numbers, however many there are."""
+    frame = pandas.DataFrame(rows, columns=[*POINT, *numbers])
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+def _done(file: pathlib.Path, column: str) -> dict[str, dict[str, Any]]:
+    """Returns the rows of a file that did not fail, by a column."""
+    rows = run_folder.read_rows(file)
+    return {row[column]: row for row in rows if "failed" not in row}
 
 
 def _point(cell: Settings) -> dict[str, Any]:

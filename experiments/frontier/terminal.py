@@ -19,6 +19,7 @@ from experiments.sweep import grid, programs
 from invertjax.cli import command, interrupts, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
+from invertjax.reports import text
 
 MOST_DB = 160  # of a threshold; what float32 can tell apart is below
 
@@ -53,9 +54,9 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     jax.config.update("jax_enable_x64", cells[0].run.x64)
     workdir = output.workdir or f"runs/frontier-{pathlib.Path(asked.plan).stem}"
     every = found._replace(cells=cells)
-    folder = run.open_(workdir, every, plan, overwrite=output.overwrite)
-    code = _run(folder, cells, plan)
-    return _report(folder, cells, plan, asked.threshold) if code is None else code
+    with run.open_(workdir, every, plan, overwrite=output.overwrite) as folder:
+        code = _run(folder, cells, plan)
+        return _report(folder, cells, plan, asked.threshold) if code is None else code
 
 
 def _run(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> int | None:
@@ -92,5 +93,10 @@ def _report(
     print(f"Written: {csv}, {png}")
     failed = sweeps.failed(folder / run.ATTACKS)
     for reason, count in failed.items():
-        print(f"failed, {count} targets: {reason}", file=sys.stderr)
-    return command.FAILED if failed else 0
+        line = f"failed, {count} targets: {text.printable(reason)}"
+        print(line, file=sys.stderr)
+    others = run.failures(folder)
+    for reason, count in others.items():
+        line = f"failed, {count} trainings or labels: {text.printable(reason)}"
+        print(line, file=sys.stderr)
+    return command.FAILED if failed or others else 0

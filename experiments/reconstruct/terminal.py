@@ -1,5 +1,6 @@
 """A reconstruction as a person runs it: progress bars, files, a table, a verdict."""
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from experiments.settings.output import Resumable
 from experiments.settings.settings import Settings
 from invertjax import Report
 from invertjax.auditing import Watch, run
-from invertjax.cli import interrupts, processes, progress, run_folder
+from invertjax.cli import earlier, interrupts, processes, progress, run_folder
 from invertjax.cli.command import FAILED, INTERRUPTED
 from invertjax.cli.recorder import ARRAYS, Elsewhere, Recorder
 from invertjax.driver import Cache, stopping
@@ -52,25 +53,31 @@ def reconstruct(
         if not processes.is_first():
             return Elsewhere()
         if output.resume:
-            run_folder.check_inputs(workdir, prepared.inputs)
-        return Recorder(run_folder.open_(workdir, resume=output.resume), ARRAYS)
+            earlier.check_inputs(workdir, prepared.inputs)
+        folder = run_folder.open_(
+            workdir, overwrite=output.overwrite, resume=output.resume
+        )
+        return Recorder(held.enter_context(folder), ARRAYS)
 
     processes.together(checked)
     prepared = processes.together(lambda: ready(chosen, progress=_bar, cache=cache))
-    recorder = processes.together(opened)
-    processes.ENDING.where = f": finished targets are in {workdir}, go on with --resume"
-    if processes.of_first(recorder.complete()):
-        return processes.parting(_say_done(recorder))
-    report = _attack(
-        chosen,
-        prepared,
-        recorder,
-        {"settings": kept, "inputs": prepared.inputs, **versions()},
-        cache,
-    )
-    if report is None or not processes.is_first():
-        return processes.parting(0)
-    return processes.parting(_finish(report, recorder))
+    with contextlib.ExitStack() as held:  # the folder, until the run has ended
+        recorder = processes.together(opened)
+        processes.ENDING.where = (
+            f": finished targets are in {workdir}, go on with --resume"
+        )
+        if processes.of_first(recorder.complete()):
+            return processes.parting(_say_done(recorder))
+        report = _attack(
+            chosen,
+            prepared,
+            recorder,
+            {"settings": kept, "inputs": prepared.inputs, **versions()},
+            cache,
+        )
+        if report is None or not processes.is_first():
+            return processes.parting(0)
+        return processes.parting(_finish(report, recorder))
 
 
 def _default_workdir(chosen: Settings, digest: str) -> str:

@@ -5,9 +5,11 @@ from typing import Any
 
 from invertjax.auditing import attackers
 from invertjax.auditing.situations import LABELS
+from invertjax.cli import amounts
 from invertjax.cli.setting import setting
 from invertjax.driver.stopping import RULES
 
+IMAGE = 4.0 * 32 * 32 * 3  # bytes of an image, about
 _DATA = ("update", "data, and --update comes without")
 
 
@@ -49,9 +51,14 @@ class Attack:
     restarts: int = setting(
         "Random starts, of which the attacker keeps the best fit. Default: 1.",
         at_least=1,
+        at_most=10**6,
+        because=amounts.memory(lambda restarts: IMAGE * restarts),
     )
     steps: int = setting(
-        f"Iterations of the attack. Default: {_defaults('steps')}.", at_least=1
+        f"Iterations of the attack. Default: {_defaults('steps')}.",
+        at_least=1,
+        at_most=10**7,
+        because=amounts.seconds(1e-3),
     )
     warm_start: str | None = setting(
         f"An attack that the images start from, {_one_of(attackers.WARM_STARTS)}, with "

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from invertjax.cli import defense_text
+from experiments.settings.attack import IMAGE
+from invertjax.cli import amounts, defense_text
 from invertjax.cli.setting import setting
 from invertjax.defenses import Protection
 
@@ -11,12 +12,19 @@ from invertjax.defenses import Protection
 class Clients:
     """How a client computes what it shares, and how it protects its data."""
 
-    batch_size: int = setting("B, images behind one update. Default: 1.", at_least=1)
+    batch_size: int = setting(
+        "B, images behind one update. Default: 1.",
+        at_least=1,
+        at_most=10**6,
+        because=amounts.memory(lambda images: IMAGE * images),
+    )
     local_steps: int = setting(
         "FedAvg: local SGD steps in all. Step i takes mini-batch i of the batch, in "
         "order and round again; 0 is the gradient itself (FedSGD).",
         default=0,
         at_least=0,
+        at_most=10**6,
+        because=amounts.seconds(1e-2),
     )
     local_batch: int = setting(
         "Images in a mini-batch. Default: B.", at_least=1, needs="local_steps"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from invertjax.cli import amounts
 from invertjax.cli.setting import setting
 
 _DATA = ("update", "data, and --update comes without")
@@ -34,8 +35,15 @@ class Data:
     image_size: int | None = setting(
         "Resize images to this side. Default: as they are; photos 32.",
         at_least=8,
+        at_most=8192,
+        because=amounts.memory(lambda side: 12.0 * side * side),
         without=_DATA,
     )
     targets: int = setting(
-        "Number of updates to attack.", default=4, at_least=1, without=_DATA
+        "Number of updates to attack.",
+        default=4,
+        at_least=1,
+        at_most=10**6,
+        because=amounts.seconds(1e-2),
+        without=_DATA,
     )

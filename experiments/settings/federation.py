@@ -8,13 +8,15 @@ import dataclasses
 import pathlib
 import tomllib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.settings import settings
+from experiments.settings import partition, settings
+from experiments.settings.partition import Partition
 from experiments.settings.settings import Settings
 from experiments.settings.victim import has_batch_norm
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
+from invertjax.cli import amounts
 from invertjax.cli import setting as kit
 from invertjax.cli.setting import setting
 
@@ -23,38 +25,6 @@ SEES = ("client", "mean")
 ON_NAN = ("drop", "stop")
 STEPS = 400  # of an iterative attack, at every audit
 MOST_TARGETS = 4  # that are attacked where nobody says how many
-
-
-class Partition(NamedTuple):
-    """Who holds which examples.
-
-    name: iid, dirichlet or by_class. value: the concentration, or the shards that a
-    client holds; None of iid. label: the text as it was typed.
-    """
-
-    name: str
-    value: float | int | None = None
-    label: str = "iid"
-
-    def __str__(self) -> str:
-        return self.label
-
-
-_VALUES = {"dirichlet": float, "by_class": int}
-
-
-def _partition(text: str) -> Partition:
-    name, _, value = text.partition(":")
-    if name == "iid" and not value:
-        return Partition(name, None, text)
-    try:
-        number = _VALUES[name](value)
-    except (KeyError, ValueError):
-        number = 0
-    if not 0 < number < float("inf"):
-        expected = "iid, dirichlet:CONCENTRATION or by_class:CLASSES, numbers above 0"
-        raise _wrong("partition", text, expected)
-    return Partition(name, number, text)
 
 
 def _rounds(text: str) -> tuple[int, ...]:
@@ -68,15 +38,27 @@ def _rounds(text: str) -> tuple[int, ...]:
 class Federation:
     """The clients, their server, and when it is audited."""
 
-    clients: int = setting("Clients in all.", default=30, at_least=1)
+    clients: int = setting(
+        "Clients in all.",
+        default=30,
+        at_least=1,
+        at_most=10**6,
+        because=amounts.memory(lambda clients: 100.0 * clients),
+    )
     participants: int = setting("Of them in every round.", default=5, at_least=1)
-    rounds: int = setting("Rounds of training.", default=60, at_least=1)
+    rounds: int = setting(
+        "Rounds of training.",
+        default=60,
+        at_least=1,
+        at_most=10**6,
+        because=amounts.seconds(1e-2),
+    )
     partition: Partition = setting(
         "Who holds which examples: iid; dirichlet:A, the shares of every class drawn "
         "from a Dirichlet of concentration A; by_class:K, K shards sorted by label a "
         "client.",
         default=Partition("iid"),
-        read=_partition,
+        read=partition.parse,
     )
     server: str = setting(
         f"Its optimiser, one of {', '.join(SERVERS)}.",
@@ -128,6 +110,7 @@ def resolve(given: Mapping[str, Any]) -> Federation:
     if found.participants > found.clients:
         most = f"at most --clients={found.clients}"
         raise _wrong("participants", found.participants, most)
+    partition.check(found.partition, found.clients)
     audits = found.audit_rounds
     audits = (0, found.rounds) if audits is None else audits
     for at in audits:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from invertjax.cli import amounts
 from invertjax.cli.setting import setting
 
 _FIXED = "a given update has no axes"
@@ -44,6 +45,8 @@ class SavedUpdate:
     num_classes: int | None = setting(
         "With --update: K. Default: 10; --loss needs it.",
         at_least=1,
+        at_most=10**7,
+        because=amounts.memory(lambda classes: 100.0 * classes),
         needs="update",
         fixed=_FIXED,
     )

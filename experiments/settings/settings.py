@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.settings import between
+from experiments.settings import between, sizes
 from experiments.settings.attack import NUMBERS, Attack
 from experiments.settings.clients import Clients
 from experiments.settings.data import Data
@@ -82,12 +82,14 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     row = ATTACKERS[given.get("attack", "auto")]
     between.check(given, row)
     own = _own_defaults(given, row)
-    return Settings(
+    found = Settings(
         **{
             topic: setting.complete(record, given, own)
             for topic, record in TOPICS.items()
         }
     )
+    sizes.check(found.data, found.attack, found.clients, found.saved, found.run)
+    return found
 
 
 def flat(topics: Iterable[Any]) -> dict[str, Any]:
@@ -97,9 +99,9 @@ def flat(topics: Iterable[Any]) -> dict[str, Any]:
       topics: records, such as those of one run's `Settings`.
     """
     return {
-        name: setting.plain(RULES[name], getattr(record, name))
+        name: setting.plain(rule, getattr(record, name))
         for record in topics
-        for name in (field.name for field in dataclasses.fields(record))
+        for name, rule in setting.rules(type(record)).items()
     }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import models
+from invertjax.cli import amounts
 from invertjax.cli.setting import setting
 
 NETWORKS = ("per_target", "shared")
@@ -48,6 +49,8 @@ class Victim:
     width: int | None = setting(
         "Width of its first layer; the others are multiples of it.",
         at_least=1,
+        at_most=10**5,
+        because=amounts.memory(lambda width: 4.0 * width * width),
         without=_MODEL,
     )
     networks: str = setting(
@@ -60,6 +63,8 @@ class Victim:
         "Train it first, with so many SGD steps of 64.",
         default=0,
         at_least=0,
+        at_most=10**7,
+        because=amounts.seconds(1e-3),
         without=_DATA,
     )
     train_lr: float = setting(

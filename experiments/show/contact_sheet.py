@@ -16,6 +16,7 @@ COLUMNS = 10  # reconstructions in a row, at most
 WIDTH = 2400  # pixels, about, that a sheet takes at most
 HEIGHT = 96  # pixels of an image
 SHOWN = 4  # images of a batch
+PIXELS = 2**25  # of a picture that is read, at most
 PAD, LINE = 10, 25
 
 
@@ -31,7 +32,7 @@ def draw(
 ) -> str:
     """Writes the sheet; returns why there is none, or an empty text."""
     kept = frame[summaries.done(frame)]
-    for name in ("image", "original"):
+    for name in summaries.PICTURES:
         if name not in kept:
             return "no images were kept"
     kept = kept[kept["image"].map(lambda name: _exists(workdir, name))]
@@ -55,7 +56,15 @@ def draw(
 
 
 def _exists(workdir: pathlib.Path, name: Any) -> bool:
-    return isinstance(name, str) and (workdir / name).is_file()
+    """Whether a picture is there, in the folder itself: a table may come from anybody,
+    and what it names is shown."""
+    if not isinstance(name, str):
+        return False
+    try:
+        path, folder = (workdir / name).resolve(), workdir.resolve()
+        return path.is_relative_to(folder) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # no name of a file; links in a circle
+        return False
 
 
 def _one_draw(frame: Frame, kept: Frame, choice: Choice) -> tuple[Frame, str]:
@@ -109,12 +118,17 @@ def _open(workdir: pathlib.Path, name: str) -> Image.Image:
     Raises:
       ValueError: naming a file that is no picture.
     """
+    path = workdir / name
     try:
-        with Image.open(workdir / name) as file:
+        with Image.open(path, formats=("PNG",)) as file:
+            if file.width * file.height > PIXELS:
+                raise ValueError
             image = file.convert("RGB")
-    except OSError:
-        path = workdir / name
-        raise ValueError(f"{path}: not a readable picture.") from None
+    except Exception:  # Pillow raises all sorts on what is damaged
+        expected = f"a PNG of at most {PIXELS} pixels"
+        raise ValueError(
+            f"{path}: not a readable picture, expected {expected}."
+        ) from None
     image = image.crop((0, 0, min(image.width, SHOWN * image.height), image.height))
     scale = max(1, HEIGHT // image.height)
     size = (image.width * scale, image.height * scale)

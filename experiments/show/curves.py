@@ -15,6 +15,7 @@ from experiments.show import summaries  # noqa: E402
 from experiments.show.style import (  # noqa: E402
     axis_label,
     curve_label,
+    literal,
     metric_label,
     styles,
 )
@@ -40,11 +41,11 @@ def curves(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None:
     table = table[np.isfinite(table["mean"])]
     known = styles(table["curve"].cat.categories)
     for curve, points in table.groupby("curve", observed=True):
-        style = dict(known[str(curve)], label=curve_label(str(curve), choice.curves))
+        style = dict(known[str(curve)], label=_curve(curve, choice))
         _line(axes, points[points["x"].notna()], style)
         _level(axes, points[points["x"].isna()], style, choice)
     _scale(axes, np.unique(table["x"].dropna()))
-    axes.set_xlabel(axis_label(choice.x or ""), fontsize=12)
+    axes.set_xlabel(_axis(choice.x), fontsize=12)
     axes.set_ylabel(_metric(choice), fontsize=12)
     _title(axes, f"{_metric(choice)}: mean ± one standard deviation (band)", over)
     axes.grid(which="major", alpha=0.3)
@@ -54,11 +55,19 @@ def curves(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None:
 
 
 def _metric(choice: Choice) -> str:
-    return metric_label(choice.metric)
+    return literal(metric_label(choice.metric))
+
+
+def _axis(name: str | None) -> str:
+    return literal(axis_label(name or ""))
+
+
+def _curve(curve: Any, choice: Choice) -> str:
+    return literal(curve_label(str(curve), choice.curves))
 
 
 def _title(axes: Axes, text: str, over: str) -> None:
-    over = f"\nover all values of {over}" if over else ""
+    over = literal(f"\nover all values of {over}") if over else ""
     axes.set_title(f"{text}{over}", fontsize=11)
 
 
@@ -86,7 +95,8 @@ def _level(axes: Axes, points: Frame, style: dict[str, Any], choice: Choice) -> 
     """Draws what has no x, such as no defense, across the picture."""
     label = style["label"]
     if choice.curves != "defense_name":
-        label += ", no defense" if choice.x == "strength" else f", no {choice.x}"
+        missing = "defense" if choice.x == "strength" else literal(str(choice.x))
+        label += f", no {missing}"
     for mean in points["mean"]:
         color = style["color"]
         axes.axhline(mean, color=color, linestyle="--", linewidth=2, label=label)
@@ -111,13 +121,14 @@ def heatmap(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None
     image = axes.imshow(np.ma.masked_invalid(means), cmap="cividis", aspect="auto")
     axes.set_facecolor("0.9")
     _annotate(axes, means, table, choice)
-    axes.set_xticks(range(len(columns)), columns if choice.columns else [""])
-    axes.set_yticks(range(len(rows)), rows if choice.rows else [""])
+    across, down = (list(map(literal, names)) for names in (columns, rows))
+    axes.set_xticks(range(len(columns)), across if choice.columns else [""])
+    axes.set_yticks(range(len(rows)), down if choice.rows else [""])
     axes.tick_params(labelsize=11, length=0)
     if max(map(len, columns)) > 8:
         pyplot.setp(axes.get_xticklabels(), rotation=35, ha="right")
-    axes.set_xlabel(axis_label(choice.columns or ""), fontsize=12)
-    axes.set_ylabel(axis_label(choice.rows or ""), fontsize=12)
+    axes.set_xlabel(_axis(choice.columns), fontsize=12)
+    axes.set_ylabel(_axis(choice.rows), fontsize=12)
     _title(axes, f"Mean {_metric(choice)}", over)
     pad, share = 0.25 / width, 1.2 / width  # as wide in every picture
     label = _metric(choice)

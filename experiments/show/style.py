@@ -52,6 +52,12 @@ def curve_label(value: str, name: str | None) -> str:
     return "no defense" if value == "none" else f"{value} ({unit})" if unit else value
 
 
+def literal(text: str) -> str:
+    """Returns text that a figure shows as it is: between two dollars it would be read
+    as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns colour, marker and line of each curve; black is for no defense alone."""
     names = list(names)

@@ -17,6 +17,7 @@ Frame = Any  # of pandas, whose own annotations do not survive indexing
 NEEDED = ("cell", "target", "status", "reason", "defense", "defense_name", "strength")
 # Every other column is a result; `loss` is one too, beside the setting of that name.
 SETTINGS = {*RULES, "defense_name", "strength"} - {"loss"}
+PICTURES = ("image", "original")  # columns of files' names
 EVERY = "all"  # the one value of a coordinate that is not there
 _FIRST = ("defense_name", "model", "attack", "dataset")  # among equals
 _DRAWS = ("seed", "target", "targets")  # averaged over, never a coordinate by default
@@ -50,11 +51,16 @@ def read(workdir: pathlib.Path) -> Frame:
 
 
 def _plain(column: Frame) -> Frame:
-    """Returns a column with lists, such as a shape, as text: what is grouped has to be
-    hashable."""
-    if column.dtype != object:
+    """Returns a column of texts and lists, such as a shape, as texts that show what
+    they hold: names may be of others, and what is grouped has to be hashable."""
+    if types.is_numeric_dtype(column) or column.name in (*PICTURES, "reason"):
         return column
-    return column.map(lambda v: str(v.tolist()) if isinstance(v, np.ndarray) else v)
+
+    def plain(value: Any) -> Any:
+        value = str(value.tolist()) if isinstance(value, np.ndarray) else value
+        return texts.printable(value) if isinstance(value, str) else value
+
+    return column.map(plain)
 
 
 def _part(path: pathlib.Path) -> Any:
@@ -284,5 +290,6 @@ def failures(frame: Frame) -> str:
     if failed.empty:
         return ""
     counts = failed["reason"].fillna("no reason given").value_counts()
-    reasons = "; ".join(f"{' '.join(why.split())} ({n})" for why, n in counts.items())
+    lines = [(texts.printable(" ".join(why.split())), n) for why, n in counts.items()]
+    reasons = "; ".join(f"{line} ({n})" for line, n in lines)
     return f"failed: {len(failed)} of {len(frame)} rows, left out of means: {reasons}"

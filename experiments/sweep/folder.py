@@ -7,14 +7,12 @@ import shutil
 from collections import Counter
 from typing import Any
 
-import pyarrow.parquet as pq
-
 import invertjax
 from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
-from invertjax.cli import run_folder
+from invertjax.cli import leases, run_folder
 
 FILE, LEASES = "_sweep.json", "_leases"
 
@@ -30,6 +28,7 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
     described = _described(grid)
     try:
         if overwrite:
+            _check_idle(folder, named)
             _empty(folder)
         if (folder / FILE).exists():
             _check_same(folder, named, described)
@@ -47,20 +46,18 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
 
 def failed(folder: pathlib.Path) -> Counter[str]:
     """Returns the reasons of rows that failed, and how many each has."""
-    tables = [
-        pq.read_table(file, columns=["status", "reason"])
-        for file in table_.parts(folder)
-    ]
-    rows = [row for table in tables for row in table.to_pylist()]
-    return Counter(row["reason"] for row in rows if row["status"] == "failed")
+    found = Counter[str]()
+    for file in table_.parts(folder):
+        rows = table_.columns(file, "status", "reason")
+        found.update(str(why) for how, why in rows if how == "failed")
+    return found
 
 
 def _described(grid: Grid) -> dict[str, Any]:
     """Returns the grid as JSON: every setting's values, and a digest of the cells."""
     by_cell = list(map(flat, grid.cells))
-    settings = {
-        name: sorted({json.dumps(one[name]) for one in by_cell}) for name in RULES
-    }
+    values = {name: {one[name] for one in by_cell} for name in RULES}
+    settings = {name: sorted(map(json.dumps, some)) for name, some in values.items()}
     cells = "".join(sorted(map(table_.name_of, grid.cells)))
     digest = hashlib.sha256(cells.encode()).hexdigest()
     return {
@@ -100,6 +97,14 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
 def _listed(values: list[str] | None, most: int = 4) -> str:
     values = values or []
     return "[" + ", ".join(values[:most]) + (", ..." * (len(values) > most)) + "]"
+
+
+def _check_idle(folder: pathlib.Path, named: str) -> None:
+    if leases.busy(folder / LEASES):
+        raise ValueError(
+            f"{named}: another process is at work in it; expected to wait for its end, "
+            "or no --overwrite, to join it."
+        )
 
 
 def _empty(folder: pathlib.Path) -> None:

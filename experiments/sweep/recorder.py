@@ -20,6 +20,7 @@ from invertjax.base import Stop
 from invertjax.driver import Cache
 
 FLUSH_SECONDS = 10.0  # rows are on disk that soon
+LONGEST = 2000  # characters of a reason: compilers say a lot
 
 
 class Job(NamedTuple):
@@ -84,21 +85,31 @@ class Rows:
         for place, number in enumerate(numbers):
             result = jax.tree.map(lambda leaf, i=place: leaf[i], picked)
             self._add(jobs[number], result, seconds)
-            self.scored += 1
         if time.monotonic() - self.written > FLUSH_SECONDS:
             self._flush()
 
-    def fail(self, jobs: Iterable[Job], reason: str) -> None:
+    def fail(self, jobs: Iterable[Job], reason: Exception | str) -> None:
         """Says of targets why they have no scores."""
         for job in jobs:
             self._fail(job.cell, job.target, reason)
 
-    def fail_cell(self, cell: Settings, had: set[int], reason: str) -> None:
+    def fail_cell(self, cell: Settings, had: set[int], reason: Exception | str) -> None:
         """Says the same of all targets of a cell but those it had."""
         for target in set(range(cell.data.targets)) - had:
             self._fail(cell, target, reason)
 
     def _add(self, job: Job, result: Any, seconds: float) -> None:
+        try:
+            row = self._scored(job, result, seconds)
+        except OSError:  # no room for its pictures
+            raise
+        except Exception as error:
+            self._fail(job.cell, job.target, error)
+        else:
+            self._put(row, job.cell)
+        self.scored += 1
+
+    def _scored(self, job: Job, result: Any, seconds: float) -> dict[str, Any]:
         cell, ready, target = job
         score = scores.scorer(self.output.cache)
         situation = ready.prepared.situation
@@ -106,11 +117,11 @@ class Rows:
         kept: dict[str, str] = {}
         if target < self.output.images:
             kept = pictures.save(self.output.folder, cell, target, arrays)
-        self._put(_measured(ready, row, seconds) | kept, cell)
+        return _measured(ready, row, seconds) | kept
 
-    def _fail(self, cell: Settings, target: int, reason: str) -> None:
-        reason = " ".join(reason.split())
-        self._put({"target": target, "status": "failed", "reason": reason}, cell)
+    def _fail(self, cell: Settings, target: int, reason: Exception | str) -> None:
+        text = in_words(reason)
+        self._put({"target": target, "status": "failed", "reason": text}, cell)
 
     def _put(self, row: dict[str, Any], cell: Settings) -> None:
         self.rows.append({**table_.coordinates(cell), **row, **self.facts})
@@ -124,6 +135,12 @@ class Rows:
             table_.write(self.output.folder, name, self.rows)
         self.taken, self.rows = self.taken + len(self.rows), []
         self.written = time.monotonic()
+
+
+def in_words(reason: Exception | str) -> str:
+    """Returns a reason as one line; what is no ValueError is named, too."""
+    named = "" if isinstance(reason, str | ValueError) else f"{type(reason).__name__}: "
+    return " ".join(f"{named}{reason}".split())[:LONGEST]
 
 
 def _facts() -> dict[str, str]:

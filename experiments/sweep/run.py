@@ -13,16 +13,18 @@ import numpy as np
 from experiments.audit import prepare
 from experiments.audit.prepare import Ready
 from experiments.settings.settings import Settings
-from experiments.sweep import leases, programs
+from experiments.sweep import programs
 from experiments.sweep import table as table_
 from experiments.sweep.programs import Block, Group
 from experiments.sweep.recorder import Job, Output, Rows
 from invertjax import driver
 from invertjax.auditing import programs as auditing
-from invertjax.cli import processes
+from invertjax.cli import leases, processes
 from invertjax.driver import Cache, stopping
+from invertjax.driver.cache import forget
 
 POLL_SECONDS = 2.0  # between looks at blocks that other processes hold
+KEPT = 4  # programs, about, of which functions are kept in memory
 WIDE = 8  # targets of a group for each CPU device, so that their start costs little
 
 Left = list[tuple[Settings, set[int]]]  # cells, and the targets of each in the table
@@ -79,7 +81,7 @@ class Sweep:
       watch: who follows.
 
     Attributes:
-      compiled: programs compiled so far.
+      begun, compiled: programs to compile so far, and those that could be compiled.
     """
 
     def __init__(
@@ -98,18 +100,21 @@ class Sweep:
             for number, group in enumerate(plan)
             for block in programs.blocks(number, group)
         ]
-        self.compiled = 0
+        self.finished = table_.Finished(folder)
+        self.begun = self.compiled = 0
         # The most targets at once after running out of memory, by program.
         self.most: dict[Hashable, int] = {}
 
     def rows_left(self) -> int:
         """Returns how many targets are not in the table."""
+        self.finished.look()
         left = [one for _, block in self.pending for one in self._left(block)]
         return sum(cell.data.targets - len(had) for cell, had in left)
 
     def run(self) -> None:
         """Returns once every block is in the table, whoever has put it there."""
         waited = False
+        self.finished.look()
         while self.pending:
             before = len(self.pending)
             self.pending = [
@@ -124,6 +129,7 @@ class Sweep:
                 waited = True
                 self.watch.check()
                 time.sleep(POLL_SECONDS)
+                self.finished.look()
 
     def _tried(self, group: Group, block: Block) -> bool:
         """Whether the block is in the table now; not if another process has it."""
@@ -132,14 +138,16 @@ class Sweep:
         with leases.held(self.folder / "_leases", block.name) as still:
             if still is None:
                 return False
-            left = self._left(block)  # another may just have finished it
+            self.finished.look()  # another may just have finished it
+            left = self._left(block)
             if left:
                 self._do(group, block, left, still)
+                self.finished.look()
         return not self._left(block)
 
     def _left(self, block: Block) -> Left:
-        """Returns the cells that lack targets in the table."""
-        done = table_.finished(self.folder)
+        """Returns the cells that lacked targets in the table at the last look."""
+        done = self.finished.targets
         left = [(cell, done.get(table_.name_of(cell), set())) for cell in block.cells]
         return [(cell, had) for cell, had in left if len(had) < cell.data.targets]
 
@@ -154,14 +162,14 @@ class Sweep:
             self.watch.check()
             try:
                 ready = self._ready(cell)
-            except ValueError as error:
-                rows.fail_cell(cell, had, str(error))
+            except Exception as error:  # whatever it is, it is this cell's alone
+                rows.fail_cell(cell, had, error)
                 continue
             targets = [i for i in range(cell.data.targets) if i not in had]
             jobs += [Job(cell, ready, target) for target in targets]
         with rows:
             if jobs:
-                self._attack(group, _joined(jobs), rows)
+                self._attack(group, jobs, rows)
 
     def _ready(self, cell: Settings) -> Ready:
         data, victim, attack, clients, _, run = cell
@@ -170,27 +178,34 @@ class Sweep:
             found, data, victim, clients, attack, run, cache=self.cache
         )
 
-    def _attack(self, group: Group, targets: Targets, rows: Rows) -> None:
+    def _attack(self, group: Group, jobs: list[Job], rows: Rows) -> None:
         """Attacks a block's targets, fewer at once where they do not fit."""
-        rule = stopping.RULES[targets.jobs[0].cell.attack.stop or "never"]
+        targets = None
         while True:
-            left = targets.jobs[rows.scored :]
             try:
-                driver.run(
-                    self._program(group, targets),
-                    targets.shared,
-                    *targets.after(rows.scored),
-                    rule=rule,
-                    on_chunk=lambda progress: self.watch.check(),
-                    on_group=functools.partial(rows.add, left),
-                )
+                targets = targets or _joined(jobs)
+                self._run(group, targets, rows)
                 return self.watch.check()
-            except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                if not self._halved(group, error):
-                    reason = f"out of memory: {error}"
-                    return rows.fail(targets.jobs[rows.scored :], reason)
-            except ValueError as error:  # an attack that does not fit the model
-                return rows.fail(targets.jobs[rows.scored :], str(error))
+            except OSError:  # no room for the table
+                raise
+            except Exception as error:
+                memory = _is_of_memory(error)
+                if memory and self._halved(group):
+                    continue
+                reason = f"out of memory: {error}" if memory else error
+                return rows.fail(jobs[rows.scored :], reason)
+
+    def _run(self, group: Group, targets: Targets, rows: Rows) -> None:
+        """Attacks those of a block's targets that are not scored yet."""
+        jobs, done = targets.jobs, rows.scored
+        driver.run(
+            self._program(group, targets),
+            targets.shared,
+            *targets.after(done),
+            rule=stopping.RULES[jobs[0].cell.attack.stop or "never"],
+            on_chunk=lambda progress: self.watch.check(),
+            on_group=functools.partial(rows.add, jobs[done:]),
+        )
 
     def _program(self, group: Group, targets: Targets) -> driver.Program:
         """Returns the group's program, which is compiled for its first block."""
@@ -201,6 +216,9 @@ class Sweep:
     def _built(
         self, group: Group, targets: Targets, most: int | None
     ) -> driver.Program:
+        self.begun += 1
+        if self.begun % KEPT == 0:
+            forget()  # else the memory of a long sweep would grow with its programs
         first, number = targets.jobs[0], self.compiled + 1
         situation, plan = first.ready.prepared.situation, first.ready.prepared.plan
         named = f"{plan.row.name} on {first.cell.victim.model}, "
@@ -225,17 +243,18 @@ class Sweep:
         wide = WIDE * jax.device_count() if on_cpu else programs.ROWS
         return min(wide, self.most.get(group.program, wide), group.rows)
 
-    def _halved(self, group: Group, error: Exception) -> bool:
+    def _halved(self, group: Group) -> bool:
         """Whether half as many at once could still fit."""
-        known = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-        if not known:
-            raise error
         wide = self._wide(group)
         if wide <= 1:
             return False
         self.most[group.program] = wide // 2
         self.watch.say(f"out of memory: going on with {wide // 2} targets at once")
         return True
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _joined(jobs: list[Job]) -> Targets:

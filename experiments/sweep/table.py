@@ -5,6 +5,7 @@
 
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from experiments.settings import settings
 from experiments.settings.settings import RULES, Settings
+from experiments.sweep import grid
 from invertjax.auditing import scores
 from invertjax.cli import run_folder
 
@@ -50,6 +52,7 @@ SCHEMA = pa.schema(
 )
 
 
+@functools.lru_cache(grid.MOST)  # a start asks for that of every cell, several times
 def name_of(cell: Settings) -> str:
     """Returns a cell's name: 16 characters that differ where any setting does."""
     return settings.digest(settings.flat(cell), 16)
@@ -84,24 +87,39 @@ def parts(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def finished(folder: pathlib.Path) -> dict[str, set[int]]:
-    """Returns the targets of every cell that are in the table.
+class Finished:
+    """The targets that are in the table; every part is read once, as it never changes.
+
+    Attributes:
+      targets: by the names of cells.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.targets = folder, dict[str, set[int]]()
+        self._read: set[pathlib.Path] = set()
+
+    def look(self) -> None:
+        """Reads the parts that have come, whoever has written them.
+
+        Raises:
+          ValueError: naming a part that cannot be read.
+        """
+        for file in parts(self.folder):
+            if file not in self._read:
+                for cell, target in columns(file, "cell", "target"):
+                    self.targets.setdefault(cell, set()).add(target)
+                self._read.add(file)
+
+
+def columns(file: pathlib.Path, *names: str) -> Iterator[tuple]:
+    """Returns some columns of a part, row by row.
 
     Raises:
-      ValueError: naming a part that cannot be read.
+      ValueError: naming the part if it cannot be read.
     """
-    found: dict[str, set[int]] = {}
-    for file in parts(folder):
-        for cell, target in _rows(file, file.stat().st_mtime_ns):
-            found.setdefault(cell, set()).add(target)
-    return found
-
-
-@functools.cache  # a part never changes
-def _rows(file: pathlib.Path, written: int) -> list[tuple[str, int]]:
-    del written  # a part of that name may be of a former sweep
     try:
-        table = pq.read_table(file, columns=["cell", "target"])
-    except (OSError, pa.ArrowException) as error:
+        with pq.ParquetFile(file) as part:
+            found = part.read(columns=list(names)).to_pydict()
+            return zip(*(found[name] for name in names), strict=True)
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise ValueError(f"{file} cannot be read: {error}.") from None
-    return list(zip(*table.to_pydict().values(), strict=True))

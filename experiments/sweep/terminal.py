@@ -18,6 +18,7 @@ from invertjax.cli import command, interrupts
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
 from invertjax.driver import Cache
+from invertjax.reports import text
 
 HOUR = 3600.0
 SHOWN = 20  # groups in a dry run
@@ -81,8 +82,9 @@ def _run(into: pathlib.Path, plan: list[Group], images: int) -> int:
                 best[:] = [max([*best, psnr])]
             bar.add(count, note=f"best {best[0]:.1f} dB" if best else None)
 
+        cache = Cache(most=run.KEPT)
         watch = run.Watch(bar.write, bar.say, progress, check)
-        going = run.Sweep(into, plan, Cache(), images=images, watch=watch)
+        going = run.Sweep(into, plan, cache, images=images, watch=watch)
         bar.skip(rows - going.rows_left())
         try:
             going.run()
@@ -102,7 +104,8 @@ def _say_done(into: pathlib.Path, rows: int, compiled: int) -> int:
     )
     print(f"Look at it: python -m experiments.show --workdir={into}")
     for reason, count in reasons.items():
-        print(f"failed, {count} targets: {reason}", file=sys.stderr)
+        line = f"failed, {count} targets: {text.printable(reason)}"
+        print(line, file=sys.stderr)
     return command.FAILED if failed else 0
 
 

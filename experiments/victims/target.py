@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments.data import Dataset
+from experiments.settings import sizes
 from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.run import Run
@@ -60,6 +61,7 @@ def build(
     """
     made = network(victim, clients.defense, image_shape, num_classes, cache=cache)
     shapes = jax.eval_shape(made.init, jax.random.key(0))
+    _check_size(victim, shapes[0], of.targets)
     start = made.init(jax.random.key(0))[1] if jax.tree.leaves(shapes[1]) else {}
     check(_target(made, victim, clients, image_shape, start, cache), shapes[0])
     identity_ = (*made.key, *identity(of, victim, clients, run))
@@ -70,6 +72,14 @@ def build(
     found, buffers, notes = cache(("victim", identity_), params, most=1)
     target = _target(made, victim, clients, image_shape, buffers, cache, identity_)
     return Built(target, made, found, victim.networks == "per_target", notes)
+
+
+def _check_size(victim: Victim, params: Any, targets: int) -> None:
+    """Refuses networks that this machine cannot hold, from the shapes of params."""
+    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    count = targets if victim.networks == "per_target" else 1
+    width = "" if victim.width is None else f" --width={victim.width}"
+    sizes.refuse(count * each, f"--model={victim.model}{width}: its params")
 
 
 def identity(of: Data, victim: Victim, clients: Clients, run: Run) -> tuple:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
+from invertjax import trees
 from invertjax.auditing import programs, run
 from invertjax.auditing.keys import Keys, again
 from invertjax.auditing.preparing import Form, Prepared
@@ -40,6 +41,8 @@ def forms(
         update; None where the attack itself does.
       cache: of compiled functions.
     """
+
+    params, update = trees.floats(params), trees.floats(update)
 
     def taken(words: str, update: Update) -> Form:
         def prepared(watch: Watch) -> Prepared:

@@ -7,6 +7,7 @@ from absl import flags
 
 from invertjax.cli import interrupts, processes, setting
 from invertjax.driver import layout
+from invertjax.reports import text
 
 FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
 
@@ -76,7 +77,8 @@ def run(
 
 def said(error: object, code: int) -> int:
     """Returns the code, and says what went wrong in one line on standard error."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    line = text.printable(" ".join(str(error).split()))
+    print(f"error: {line}", file=sys.stderr)
     return code
 
 

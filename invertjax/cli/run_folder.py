@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from invertjax.base import Row
+from invertjax.cli import earlier, locks
 
 ROWS = "metrics.jsonl"
 FILES = (
@@ -166,43 +167,20 @@ def check(
       files: what runs write, as patterns of names.
 
     Raises:
-      ValueError: if it cannot be written, if it holds a run and neither flag is given,
-        or is to be resumed with other settings.
+      ValueError: if it cannot be written, if another process has it, if it holds a run
+        and neither flag is given, or is to be resumed with other settings.
     """
     folder = pathlib.Path(path)
     if overwrite and resume:
         raise ValueError("--overwrite and --resume exclude each other: give one.")
     check_writable(folder, f"--workdir={path}")
-    if not any(_there(folder, files)):
-        return
+    if folder.is_dir():
+        with alone(path):  # now, and not after an hour of preparing; see `open_`
+            pass
     if not overwrite and not resume:
-        raise ValueError(
-            f"--workdir={path} already holds a run: give --resume, --overwrite or "
-            "another folder."
-        )
-    if resume:
-        _check_same(path, folder / "config.json", settings)
-
-
-def check_inputs(path: str, now: dict[str, str]) -> None:
-    """Refuses to go on with a run whose inputs have been replaced since.
-
-    Args:
-      path: of its folder.
-      now: digests of what is read now, by flag.
-
-    Raises:
-      ValueError: naming the flag of what differs.
-    """
-    file = pathlib.Path(path) / "config.json"
-    before = _config(path, file).get("inputs", now) if file.exists() else now
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"--resume: what --{name} names is not what it was when the run in "
-                f"--workdir={path} began: expected the same content; start again with "
-                "--overwrite."
-            )
+        _refuse_run(folder, files)
+    elif resume and any(_there(folder, files)):
+        earlier.check_same(path, folder / "config.json", settings)
 
 
 def check_writable(folder: pathlib.Path, named: str) -> None:
@@ -221,52 +199,71 @@ def check_writable(folder: pathlib.Path, named: str) -> None:
         raise ValueError(f"{named} cannot be written: no permission in {there}.")
 
 
-def open_(path: str, *, resume: bool, files: Sequence[str] = FILES) -> RunDir:
-    """Makes the folder, or empties it of a former run's files, or keeps them.
+@contextlib.contextmanager
+def open_(
+    path: str, *, overwrite: bool, resume: bool, files: Sequence[str] = FILES
+) -> Generator[RunDir, None, None]:
+    """Makes the folder, or empties it of a former run's files, or keeps them; until the
+    end of the `with` no other process may open it.
 
-    One process at a time may have it: half-written files are removed.
+    Args:
+      path: of the folder.
+      overwrite, resume: whether a run in it is removed, or gone on with.
+      files: what runs write, as patterns of names.
 
     Raises:
-      ValueError: if the folder cannot be made or written.
+      ValueError: if the folder cannot be made or written, if another process has it, or
+        if a run has come into it since `check`.
+    """
+    with alone(path) as folder:
+        if not overwrite and not resume:
+            _refuse_run(folder, files)
+        with _written(path):
+            remove_partial(folder)
+            if not resume:
+                for file in _there(folder, files):
+                    file.unlink(missing_ok=True)
+        yield RunDir(folder)
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Generator[pathlib.Path, None, None]:
+    """Makes a folder, and has it for this process alone until the end of the `with`.
+
+    Raises:
+      ValueError: if it cannot be made or written, or if another process has it.
     """
     folder = pathlib.Path(path)
+    with contextlib.ExitStack() as stack:
+        with _written(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locks.alone(folder))
+            except locks.Taken:
+                raise ValueError(
+                    f"--workdir={path}: another process is at work in it; expected to "
+                    "wait for its end, or another folder."
+                ) from None
+        yield folder
+
+
+@contextlib.contextmanager
+def _written(path: str) -> Generator[None, None, None]:
+    """Says of which flag the folder is that cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder)
-        if not resume:
-            for file in _there(folder, files):
-                file.unlink(missing_ok=True)
+        yield
     except OSError as error:
         reason = f"{error.strerror} ({error.filename})"
         raise ValueError(f"--workdir={path} cannot be written: {reason}.") from None
-    return RunDir(folder)
+
+
+def _refuse_run(folder: pathlib.Path, files: Sequence[str]) -> None:
+    if any(_there(folder, files)):
+        raise ValueError(
+            f"--workdir={folder} already holds a run: give --resume, --overwrite or "
+            "another folder."
+        )
 
 
 def _there(folder: pathlib.Path, files: Sequence[str]) -> list[pathlib.Path]:
     return [file for pattern in files for file in folder.glob(pattern)]
-
-
-def _config(path: str, file: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of a run's config.json."""
-    try:
-        found = json.loads(file.read_bytes())
-        parts = found["settings"], found.get("inputs", {})
-        if all(isinstance(part, dict) for part in parts):
-            return found
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise ValueError(
-        f"--resume: {file} cannot be read; start --workdir={path} again with "
-        "--overwrite."
-    )
-
-
-def _check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
-    before = _config(path, file)["settings"]
-    now = json.loads(json.dumps(now))
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"--resume: the run in --workdir={path} has --{name}="
-                f"{before.get(name)}, this one {now.get(name)}; expected the same."
-            )

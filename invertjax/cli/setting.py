@@ -26,7 +26,8 @@ class Rule(NamedTuple):
 
     says: for the flag's help. kind: str, int, float or bool.
     default: where it applies and is not given; None where the record's owner knows it.
-    one_of: the words that it may be. at_least, above: bounds of a number.
+    one_of: the words that it may be. at_least, above, at_most: bounds of a number.
+    because: what is wrong with a number beyond at_most, in words.
     read: from one text of a flag to a value, where that is more than its kind; raises
       ValueError. write: from that value back to the text. many: whether a flag may be
       repeated, so that the value is a tuple. listed: whether a flag's one text has
@@ -42,6 +43,8 @@ class Rule(NamedTuple):
     one_of: tuple[str, ...] = ()
     at_least: float | None = None
     above: float | None = None
+    at_most: float | None = None
+    because: Callable[[float], str] | None = None
     read: Callable[[str], Any] | None = None
     write: Callable[[Any], str] = str
     many: bool = False
@@ -128,6 +131,10 @@ def check(name: str, rule: Rule, value: Any) -> None:
     if rule.above is not None and not rule.above < value < math.inf:
         what = "a positive number" if rule.above == 0 else f"more than {rule.above:g}"
         raise ValueError(f"--{name}={value}: expected {what}.")
+    if rule.at_most is not None and value > rule.at_most:
+        why = f" ({rule.because(value)})" if rule.because else ""
+        most = f"{rule.at_most:.12g}"
+        raise ValueError(f"--{name}={value}: expected at most {most}{why}.")
 
 
 def check_applies(
@@ -179,11 +186,11 @@ def complete(record: type, given: Mapping[str, Any], own: Mapping[str, Any]) -> 
       given: settings of all topics, checked.
       own: defaults that follow from other settings, in place of the rules'.
     """
-    values = {}
+    values, known = {}, {**own, **given}
     for name, rule in rules(record).items():
         if name in given:
             values[name] = given[name]
-        elif applies(rule, {**own, **given}):
+        elif applies(rule, known):
             values[name] = own[name] if name in own else rule.default
     return record(**values)
 

@@ -1,6 +1,8 @@
 """What every command line does first."""
 
+import functools
 import logging
+import math
 import os
 import pathlib
 from typing import Any
@@ -53,7 +55,14 @@ def _cores() -> int:
 
 def memory_limit() -> float | None:
     """Returns the bytes for each device of a host that they share; else None."""
-    if jax.default_backend() != "cpu" or not hasattr(os, "sysconf"):
+    if jax.default_backend() != "cpu" or machine_memory() == math.inf:
         return None
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return memory.SHARE * total / _jax.local_device_count()
+    return memory.SHARE * machine_memory() / _jax.local_device_count()
+
+
+@functools.cache
+def machine_memory() -> float:
+    """Returns the bytes of this machine's memory; infinite where it does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

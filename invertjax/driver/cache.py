@@ -59,3 +59,13 @@ class Cache:
     def jit(self, key: Static, function: Callable[[], F]) -> F:
         """Returns `function()` compiled, once for each key."""
         return self(key, lambda: jax.jit(function()))
+
+
+def forget() -> None:
+    """Lets go of what JAX keeps of all functions that were compiled so far.
+
+    It keeps traces and executables as long as the process runs, some 10 to 50 MB for
+    every attack, which a long sweep would add up. Programs of `driver.build` still run;
+    functions of a `Cache` are traced again when they are next called.
+    """
+    jax.clear_caches()

@@ -1,6 +1,17 @@
 """Tables as text."""
 
 
+def printable(text: str) -> str:
+    r"""Returns text in which all that a terminal would obey, and not show, is written
+    out, such as \x1b; names from others may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
 def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
     """Returns columns of text; the first is aligned left, the others right."""
     lines = [header, *rows]

@@ -9,7 +9,7 @@ from support import cli, federations
 
 from experiments.federate import epsilon, training
 from experiments.settings import federation
-from invertjax.cli import defense_text
+from invertjax.cli import defense_text, locks
 from invertjax.defenses import accounting
 
 cheap_compilation = cli.cheap_compilation  # a fixture
@@ -173,3 +173,14 @@ def test_epsilon_is_in_rows_and_summary(tmp_path, capsys):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["epsilon"] == spent[2] and summary["delta"] == 1e-5
     assert f"epsilon {spent[2]:.3g} at delta 1e-05" in capsys.readouterr().out
+
+
+def test_a_folder_in_which_another_process_is_at_work(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "state.npz").write_text("")
+    with locks.alone(workdir):
+        assert federations.run(f"--workdir={workdir}", "--overwrite") == 2
+    line = capsys.readouterr().err
+    assert f"--workdir={workdir}: another process is at work" in line
+    assert line.count("\n") == 1 and (workdir / "state.npz").exists()

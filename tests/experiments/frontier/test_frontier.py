@@ -13,7 +13,7 @@ from experiments.frontier import accuracy, attackers
 from experiments.frontier import run as frontier_run
 from experiments.frontier import table as frontier_table
 from experiments.settings import federation, settings
-from invertjax.cli import run_folder
+from invertjax.cli import locks, run_folder
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
@@ -169,6 +169,45 @@ def test_given_again_nothing_runs_twice(folder, capsys, monkeypatch):
     assert "Written" in capsys.readouterr().out
 
 
+def test_what_fails_is_a_row_and_costs_no_other(folder, tmp_path, monkeypatch, capsys):
+    """A federation, and labels that cannot be read: the rest is as it was."""
+    again = tmp_path / "run"
+    shutil.copytree(folder / "run", again)
+    for name in (frontier_run.TRAININGS, frontier_run.LABELS):
+        (again / name).unlink()
+    accuracies, labels = accuracy.accuracies, frontier_run._labels
+
+    def trains(setups, *args):
+        if any(str(one) == "prune:0.9" for s in setups for one in s.clients.defense):
+            raise TypeError("too wide")
+        return accuracies(setups, *args)
+
+    def reads(cell, *args):
+        if not cell.clients.defense:
+            raise ZeroDivisionError
+        return labels(cell, *args)
+
+    monkeypatch.setattr(accuracy, "accuracies", trains)
+    monkeypatch.setattr(frontier_run, "_labels", reads)
+    for _ in range(2):  # the second time nothing is left to do
+        capsys.readouterr()
+        assert run(written(folder), f"--workdir={again}") == 1
+        said = capsys.readouterr().err
+        assert "failed, 1 trainings or labels: TypeError: too wide" in said
+        assert "trainings or labels: ZeroDivisionError" in said
+        monkeypatch.setattr(accuracy, "accuracies", None)
+    before, after = (
+        pd.read_csv(path / "frontier.csv").set_index("defense")
+        for path in (folder / "run", again)
+    )
+    assert list(before.index) == list(after.index)
+    gone = after.accuracy.isna()
+    assert list(after.index[gone]) == ["prune:0.9"] and not after.pareto[gone].any()
+    assert list(after.index[after.psnr_guess.isna()]) == ["none"]
+    np.testing.assert_allclose(after.accuracy[~gone], before.accuracy[~gone], atol=0.1)
+    pd.testing.assert_series_equal(before.psnr, after.psnr)
+
+
 def _cut_in_its_last_row(file):
     """As after a kill while the row was appended; returns the rows before it."""
     *before, last = file.read_bytes().splitlines(keepends=True)
@@ -242,6 +281,19 @@ def test_wrong_plans_are_refused_before_anything_is_read(
     error = capsys.readouterr().err
     assert says in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_which_another_process_is_at_work(tmp_path, capsys):
+    """Two frontiers at once would train, and write, the same twice."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / frontier_run.TRAININGS).write_text("")
+    with locks.alone(workdir):
+        code = run(written(tmp_path), f"--workdir={workdir}", "--overwrite")
+    line = capsys.readouterr().err
+    assert code == 2 and line.count("\n") == 1
+    assert f"--workdir={workdir}: another process is at work" in line
+    assert (workdir / frontier_run.TRAININGS).exists()
 
 
 def test_another_federation_does_not_go_into_the_same_folder(folder, capsys):

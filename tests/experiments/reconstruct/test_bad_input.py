@@ -1,6 +1,7 @@
 """Bad input: one line that names the flag, its value and what is right, exit code 2,
 before anything is traced, made or overwritten (`cli.refused` checks all of that)."""
 
+import json
 import os
 import socket
 import sys
@@ -11,6 +12,8 @@ from PIL import Image
 from support import cli
 
 from experiments import data
+from experiments.settings import settings
+from invertjax.cli import locks
 
 SMALL = ("--model=mlp", "--width=9", "--image_size=8")
 
@@ -210,3 +213,19 @@ def _refused_at(capsys, out):
     assert cli.run(*SMALL, f"--workdir={out}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--resume",)])
+def test_a_folder_in_which_another_process_is_at_work(flags, tmp_path, capsys):
+    """Whatever is asked for, its files are left to it."""
+    small = (*SMALL, "--steps=2", "--targets=1")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    if flags:
+        (workdir / "metrics.jsonl").write_text("")
+    if "--resume" in flags:
+        chosen = settings.flat(settings.resolve(cli.given(*small)))
+        (workdir / "config.json").write_text(json.dumps({"settings": chosen}))
+    with locks.alone(workdir):
+        line = cli.refused(capsys, workdir, *small, *flags)
+    assert f"--workdir={workdir}: another process is at work" in line

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.settings import federation, settings
+from experiments.settings import federation, partition, settings
 from experiments.settings.federation import Partition
 from invertjax.cli import defense_text
 
@@ -128,3 +128,20 @@ def test_a_file_may_say_all_but_what_is_audited(tmp_path):
 def test_a_file_that_cannot_be(line, says, tmp_path):
     error = refused(read, tmp_path, f"[federation]\n{line}")
     assert says in error and "plan.toml" in error
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"rounds": 10**8}, ["--rounds=100000000", "at most 1000000", "hours"]),
+        ({"clients": 10**9}, ["--clients=1000000000", "at most 1000000", "GB"]),
+        (
+            {"clients": 100, "partition": partition.parse("by_class:1000000")},
+            ["by_class:1000000", "by_class:100000 at most", "--clients=100"],
+        ),
+    ],
+)
+def test_numbers_that_no_machine_has_room_for(given, says):
+    line = refused(federation.resolve, given)
+    for fragment in says:
+        assert fragment in line

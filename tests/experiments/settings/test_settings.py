@@ -52,6 +52,26 @@ REFUSED = [
     (["--train_steps=1", "--train_lr=-1"], ["--train_lr=-1.0", "positive"]),
     ([*LOCAL, "--local_batch=0"], ["--local_batch=0", "1 or more"]),
     ([*LOCAL, "--local_batch=5"], ["--local_batch=5", "--batch_size=4", "at most"]),
+    # numbers so large that they would collide, or never end, or fill the machine
+    (["--seed=4294967294"], ["--seed=4294967294", "at most 4294967293", "2^32"]),
+    ([f"--seed={2**63 - 1}"], [f"--seed={2**63 - 1}", "at most 4294967293"]),
+    (["--steps=3000000000"], ["--steps=3000000000", "at most 10000000", "hours"]),
+    (["--restarts=1000000000"], ["--restarts=1000000000", "at most 1000000", "TB"]),
+    (["--restarts=999999", "--steps=9999999"], ["--restarts=999999", "40 TB"]),
+    (["--image_size=20000"], ["--image_size=20000", "at most 8192", "4.8 GB"]),
+    (
+        ["--image_size=8192", "--batch_size=999999"],
+        ["--batch_size=999999", "8192 x 8192", "PB", "this machine has"],
+    ),
+    ([f"--width={10**20}"], [f"--width={10**20}", "at most 100000", "EB"]),
+    (["--batch_size=2000000"], ["--batch_size=2000000", "at most 1000000"]),
+    (["--targets=2000000"], ["--targets=2000000", "at most 1000000", "hours"]),
+    (["--train_steps=20000000"], ["--train_steps=20000000", "at most 10000000"]),
+    (["--local_steps=2000000"], ["--local_steps=2000000", "at most 1000000"]),
+    (
+        [*GIVEN[:3], "--image_shape=999999,999999,3", "--model=mlp"],
+        ["999999 x 999999", "24 TB", "this machine has"],
+    ),
     (["--steps=many"], ["steps", "many"]),
     (["--x64=maybe"], ["x64", "maybe"]),
     # defenses

@@ -1,11 +1,13 @@
 """Tables and pictures of a sweep, from Parquet parts written here."""
 
 import csv
+import os
 import statistics
 
 import numpy as np
 import pandas
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from experiments.show import __main__ as show
@@ -406,3 +408,68 @@ def test_no_room_to_write_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     printed = refused(capsys, 1, f"--workdir={workdir}", f"--out={tmp_path / 'file'}")
     assert "file" in printed.err
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[31mred $\\frac{1$ \u202e $x_2$ \n"
+
+
+def test_text_of_others_stays_text(tmp_path, capsys, monkeypatch):
+    """A terminal obeys none of it, and a figure reads no mathematics in it."""
+    drawn, draw = [], figures._save
+
+    def save(figure, path):
+        drawn.extend(text for text in figure.findobj(Text) if text.get_text())
+        draw(figure, path)
+
+    monkeypatch.setattr(figures, "_save", save)
+    for name in ("dataset", "model"):
+        columns = [{name: name + HOSTILE}, {name: name + HOSTILE + "2"}]
+        rows = [row(f"prune:{x}", 9 + x, **c) for c in columns for x in (0.1, 0.2)]
+        rows += [row("sign", None, reason=HOSTILE)]
+        workdir = write(tmp_path / name, rows)
+        del drawn[:]
+        args = (f"--rows={name}", f"--curves={name}", "--columns=strength")
+        assert run(f"--workdir={workdir}", *args) == 0
+        printed = capsys.readouterr().out
+        assert "owned" in printed and "$x_2$" in printed
+        assert printed.replace("\n", "").isprintable()
+        mine = [text for text in drawn if "owned" in text.get_text()]
+        assert len(mine) >= 4  # of the heat map's axis, and of the legend
+        for text in mine:
+            shown, mathematics = text._preprocess_math(text.get_text())
+            assert not mathematics and "$x_2$" in shown
+
+
+@pytest.mark.parametrize("name", ["absolute", "above", "a link", "null", "a pipe"])
+def test_pictures_outside_the_folder_are_not_opened(name, tmp_path, capsys):
+    """A table may come from anybody; its contact sheet goes round."""
+    outside = tmp_path / "private.png"
+    Image.new("RGB", (8, 8), (150,) * 3).save(outside)
+    rows = images(tmp_path / "run", [row(), row("sign")])
+    link, pipe = (tmp_path / "run" / "_images" / f"{kind}.png" for kind in "lp")
+    link.symlink_to(outside)
+    os.mkfifo(pipe)
+    rows[0]["image"] = {
+        "absolute": str(outside),
+        "above": "../private.png",
+        "a link": "_images/l.png",
+        "null": "_images/\0.png",
+        "a pipe": "_images/p.png",
+    }[name]
+    workdir = write(tmp_path / "run", rows)
+    assert run(f"--workdir={workdir}") == 0
+    assert 150 not in greys(workdir / "_figures" / "contact.png")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "huge"])
+def test_only_pngs_of_some_size_are_opened(kind, tmp_path, capsys, monkeypatch):
+    """Another format may start a program of its own; a header may promise anything."""
+    workdir = write(tmp_path, images(tmp_path, [row()]))
+    path = workdir / "_images" / "0.png"
+    if kind == "huge":
+        monkeypatch.setattr(contact_sheet, "PIXELS", 63)
+        Image.new("RGB", (8, 8)).save(path)
+    else:
+        Image.new("RGB", (8, 8)).save(path, kind)
+    said = refused(capsys, 2, f"--workdir={workdir}").err
+    assert str(path) in said and "expected a PNG" in said

@@ -157,7 +157,7 @@ BILLION = "{range = [0, 1_000_000_000]}"
         ("attack_lr = {log = [1e-9, 1], n = 1_000_000_000_000}", 10**12),
         ("defense = {clip = {log = [1, 2], n = 1_000_000_000}}", 10**9),
         (f"seed = {BILLION}\nsteps = [5, 6]\n[[grid]]\nseed = 0\n[[grid]]", 2 + 2e9),
-        (f"seed = {{range = [0, {9 * 10**18}]}}\nsteps = [7, 8]", 18 * 10**18),
+        (f"attack_lr = {{linear = [1, 2], n = {9 * 10**18}}}\nsteps = [7, 8]", 18e18),
     ],
 )
 def test_too_many_are_counted_without_making_them(write, text, size, monkeypatch):
@@ -195,6 +195,9 @@ REFUSED = [
     ("grid = []", [":1: grid = []", "[[grid]]"]),
     ("seed = 1\n[grid]\nsteps = 1", [":2: grid = ", "[[grid]]"]),
     # range tables
+    # seeds that would be equal modulo 2^32
+    ("seed = {range = [0, 5_000_000_000]}", [":1: --seed=4999999999", "at most"]),
+    ("seed = 9223372036854775807", [":1: --seed=9223372036854775807", "2^32"]),
     ("seed = {rnage = [0, 3]}", [":1: seed = ", "rnage", "'range'"]),
     ("attack_lr = {lgo = [1, 2], n = 3}", [":1: attack_lr", "lgo", "'log'"]),
     # values that are wrong on their own

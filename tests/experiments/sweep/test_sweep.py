@@ -31,6 +31,27 @@ def library(cells, targets=3, make=make):
     return sweep.run(keys, make, jnp.array(1.0), trials, cells), (trials, keys)
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_an_interruption_is_never_taken_for_the_end(group):
+    """In the first of two groups, and in the last."""
+
+    def interrupt(progress):
+        if progress.done > STEPS * (group - 1):
+            raise KeyboardInterrupt
+
+    keys = jax.random.split(jax.random.key(0), (2, 1))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(
+            keys,
+            make,
+            jnp.array(1.0),
+            {"target": TARGETS[:2]},
+            {"weight": jnp.ones(1), "shift": jnp.zeros(1)},
+            on_chunk=interrupt,
+            width=1,
+        )
+
+
 def test_product_is_in_the_order_of_nested_loops():
     found = sweep.product(a=[1, 2], b=range(3), c=["x"])
     assert list(found) == ["a", "b", "c"]
@@ -279,8 +300,8 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path, capsys):
 
 
 def test_what_takes_over_an_hour_is_not_begun_unasked(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cost, "peak", lambda: 1e6)  # operations a second
-    grid = sweeps.write(tmp_path, "steps = 1_000_000_000")
+    monkeypatch.setattr(cost, "peak", lambda: 1e4)  # operations a second
+    grid = sweeps.write(tmp_path, "steps = 10_000_000")
     line = sweeps.refused(capsys, grid, tmp_path / "run")
     assert "That is about" in line and " h," in line and "--yes" in line
 

@@ -15,10 +15,11 @@ import pytest
 from support import cli, processes, sweeps
 
 from experiments.sweep import folder as sweepdir
-from experiments.sweep import grid, leases, recorder
+from experiments.sweep import grid, recorder
 from experiments.sweep import run as sweeping
 from experiments.sweep import table as table_
 from invertjax import driver
+from invertjax.cli import leases
 
 cheap_compilation, start = cli.cheap_compilation, processes.start  # fixtures
 ended = processes.ended
@@ -80,13 +81,23 @@ def test_what_is_cut_short_goes_on_to_the_same_table(
     sweeps.assert_same(folder, whole)
 
 
-def test_what_is_complete_is_left_alone(several, capsys):
+def test_what_is_complete_is_left_alone(several, capsys, monkeypatch):
+    """The table is read as often as if it had one block, and each part once before the
+    end: thousands of blocks are as many times as long, and no more."""
     flag, whole = several
-    before = sweeps.files(whole)
+    before, looks, read = sweeps.files(whole), [], []
+    parts, columns = table_.parts, table_.columns
+    monkeypatch.setattr(table_, "parts", lambda path: looks.append(1) or parts(path))
+    monkeypatch.setattr(
+        table_, "columns", lambda part, *names: read.append(1) or columns(part, *names)
+    )
+    table_.name_of.cache_clear()
     capsys.readouterr()
     assert sweeps.run(flag, f"--workdir={whole}") == 0
     assert "programs compiled: 0." in capsys.readouterr().out
     assert sweeps.files(whole) == before
+    assert len(looks) == 3 and len(read) == 2 * len(parts(whole))
+    assert table_.name_of.cache_info().misses == 9  # cells
 
 
 def test_out_of_memory_halves_and_goes_on(several, tmp_path, capsys, monkeypatch):
@@ -299,6 +310,16 @@ def test_folders_that_hold_something_else(text, change, says, begun, tmp_path, c
     line = sweeps.refused(capsys, sweeps.write(tmp_path, text), begun)
     for fragment in (str(begun), *says):
         assert fragment in line
+
+
+def test_who_is_at_work_is_not_overwritten(begun, tmp_path, capsys):
+    """Several may share a folder; none may empty it under another."""
+    flag = sweeps.write(tmp_path, "seed = [0, 1]")
+    with leases.held(begun / sweepdir.LEASES, "000-00000"):
+        line = sweeps.refused(capsys, flag, begun, "--overwrite")
+    assert f"--workdir={begun}: another process is at work" in line
+    cells = grid.read(flag.removeprefix("--grid="))
+    sweepdir.open_(str(begun), cells, overwrite=True)
 
 
 def test_folders_that_cannot_be_written(tmp_path, capsys, monkeypatch):

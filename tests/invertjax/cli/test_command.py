@@ -32,6 +32,16 @@ def test_what_goes_wrong_is_one_line_and_a_code(error, code, capsys):
     assert line.startswith("error: ") and line.count("\n") == 1
 
 
+def test_names_of_others_command_no_terminal(capsys):
+    """As a file's name may, in the message about it."""
+    error = ValueError("part-\x1b]0;title\x07\x1b[2J.parquet, \u202egnp cannot be read")
+    command.said(error, 2)
+    line = capsys.readouterr().err
+    assert line == (
+        "error: part-\\x1b]0;title\\x07\\x1b[2J.parquet, \\u202egnp cannot be read\n"
+    )
+
+
 def test_bad_input_is_one_line(capsys):
     assert command.guarded(lambda: command.check_arguments(["me", "extra"])) == 2
     assert capsys.readouterr().err == (

@@ -45,7 +45,8 @@ STATE = recorder.state(state_after(0), lambda row, state: row["round"] < state.r
 
 
 def opened(path, store, clock=None):
-    return Recorder(run_folder.open_(str(path), resume=True), store, clock or Clock())
+    with run_folder.open_(str(path), overwrite=False, resume=True) as folder:
+        return Recorder(folder, store, clock or Clock())
 
 
 def add(run, number):

@@ -114,7 +114,8 @@ def test_what_a_kill_leaves_is_gone_when_the_run_goes_on(tmp_path):
     root = pathlib.Path(run_folder.__file__).parents[2]
     assert subprocess.run(code, cwd=root).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"as it was" and len(names(tmp_path)) == 2
-    run_folder.open_(str(tmp_path), resume=True)
+    with run_folder.open_(str(tmp_path), overwrite=False, resume=True):
+        assert names(tmp_path) >= {path.name}
     assert names(tmp_path) == {path.name}
 
 
@@ -124,10 +125,35 @@ def test_a_folder_of_other_files_is_left_as_it_is(tmp_path):
     run_folder.check(str(tmp_path), {}, overwrite=False, resume=False)
     for name in run_folder.FILES:
         (tmp_path / name).write_text("old")
-    run_folder.open_(str(tmp_path), resume=True)
+    with run_folder.open_(str(tmp_path), overwrite=False, resume=True):
+        pass
     assert names(tmp_path) == {*run_folder.FILES, "notes.txt"}
-    run_folder.open_(str(tmp_path), resume=False)
+    with run_folder.open_(str(tmp_path), overwrite=True, resume=False):
+        pass
     assert names(tmp_path) == {"notes.txt"}
+
+
+def test_a_folder_is_one_process_s_as_long_as_it_runs(tmp_path):
+    """The second is refused before it removes anything; so is one that has looked, by
+    `check`, before the first began, and comes when that has ended."""
+    path = str(tmp_path / "run")
+    for overwrite, resume in ((False, False), (True, False), (False, True)):
+        options = dict(overwrite=overwrite, resume=resume)
+        with run_folder.open_(path, **{**options, "overwrite": not resume}) as first:
+            (first.path / "config.json").write_text("mine")
+            with (
+                pytest.raises(ValueError, match="another process is at work") as error,
+                run_folder.open_(path, **options),
+            ):
+                raise AssertionError
+            assert f"--workdir={path}: " in str(error.value)
+            assert (first.path / "config.json").read_text() == "mine"
+    with (
+        pytest.raises(ValueError, match="already holds a run"),
+        run_folder.open_(path, overwrite=False, resume=False),
+    ):
+        raise AssertionError
+    assert names(tmp_path / "run") == {"config.json"}
 
 
 # Rows

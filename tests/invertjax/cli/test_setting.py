@@ -16,7 +16,9 @@ class Topic:
     colour: str = line("Its colour.", default="red", one_of=("red", "green"))
     count: int = line("How many.", default=3, at_least=1)
     rate: float = line("How fast.", default=0.5, above=0, needs="steps")
-    steps: int = line("How long.", default=0, at_least=0)
+    steps: int = line(
+        "How long.", default=0, at_least=0, at_most=9, because=lambda n: f"{n} hours"
+    )
     quick: bool = line("Whether it is quick.", default=False)
     parts: tuple[int, ...] = line("Its parts.", read=int, many=True, default=())
     shape: tuple[int, ...] | None = line(
@@ -63,6 +65,8 @@ def test_a_listed_setting_is_one_text():
         ("count", float("nan"), "--count=nan: expected 1 or more"),
         ("rate", 0.0, "--rate=0.0: expected a positive number"),
         ("rate", float("inf"), "--rate=inf: expected a positive number"),
+        ("steps", 10, r"--steps=10: expected at most 9 \(10 hours\)."),
+        ("steps", 10**30, "--steps=10*: expected at most 9"),
     ],
 )
 def test_values_that_cannot_be_are_refused(name, value, says):

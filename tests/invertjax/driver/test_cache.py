@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from invertjax.driver import Cache
+from invertjax.driver.cache import forget
 
 
 def test_what_is_there_is_not_made_again():
@@ -76,3 +77,12 @@ def test_functions_are_compiled_once():
     for value in (2.0, 3.0):
         assert cache.jit(("square",), function)(jnp.array(value)) == value**2
     assert len(traced) == 1
+
+
+def test_what_is_forgotten_is_traced_again_when_it_is_called():
+    cache, traced = Cache(), []
+    function = cache.jit(("double",), lambda: lambda x: traced.append(1) or 2 * x)
+    for _ in range(2):
+        assert function(jnp.array(2.0)) == 4.0
+    forget()
+    assert function(jnp.array(2.0)) == 4.0 and len(traced) == 2

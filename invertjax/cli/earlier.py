@@ -1,0 +1,62 @@
+"""What the folder of a run says of it, when somebody goes on with it."""
+
+import json
+import pathlib
+from typing import Any
+
+
+def check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
+    """Refuses to go on with a run of other settings.
+
+    Args:
+      path: of its folder.
+      file: its config.json.
+      now: settings by name.
+
+    Raises:
+      ValueError: naming the first that differs.
+    """
+    before = _config(path, file)["settings"]
+    now = json.loads(json.dumps(now))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"--resume: the run in --workdir={path} has --{name}="
+                f"{before.get(name)}, this one {now.get(name)}; expected the same."
+            )
+
+
+def check_inputs(path: str, now: dict[str, str]) -> None:
+    """Refuses to go on with a run whose inputs have been replaced since.
+
+    Args:
+      path: of its folder.
+      now: digests of what is read now, by flag.
+
+    Raises:
+      ValueError: naming the flag of what differs.
+    """
+    file = pathlib.Path(path) / "config.json"
+    before = _config(path, file).get("inputs", now) if file.exists() else now
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"--resume: what --{name} names is not what it was when the run in "
+                f"--workdir={path} began: expected the same content; start again with "
+                "--overwrite."
+            )
+
+
+def _config(path: str, file: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of a run's config.json."""
+    try:
+        found = json.loads(file.read_bytes())
+        parts = found["settings"], found.get("inputs", {})
+        if all(isinstance(part, dict) for part in parts):
+            return found
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise ValueError(
+        f"--resume: {file} cannot be read; start --workdir={path} again with "
+        "--overwrite."
+    )
