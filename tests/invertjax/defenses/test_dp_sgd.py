@@ -7,7 +7,7 @@ import optax
 import pytest
 from support import toy
 
-from invertjax import clients, defenses, distances
+from invertjax import clients, defenses, trees
 
 PLAIN = clients.gradient(toy.loss_fn)
 KEY = 3
@@ -162,7 +162,7 @@ def slope_and_difference(share, inputs):
     @jax.jit
     @jax.value_and_grad
     def loss(inputs):
-        return distances.squared_norm(share(inputs))
+        return trees.squared_norm(share(inputs))
 
     slope = loss(inputs)[1]
     norm = jnp.linalg.norm(slope)
