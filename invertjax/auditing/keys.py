@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 
 from invertjax.base import Key
+from invertjax.keys import typed
 
 
 class Keys(NamedTuple):
@@ -24,7 +25,7 @@ class Keys(NamedTuple):
 
 def keys_of(key: Key, count: int, restarts: int) -> Keys:
     """Splits a key, which is consumed, for an audit of `count` updates."""
-    own = jax.random.split(key, 6)
+    own = jax.random.split(typed(key), 6)
     return Keys(
         jax.random.split(own[0], count),
         jax.random.split(own[1], count),
