@@ -8,53 +8,23 @@ import dataclasses
 import pathlib
 import tomllib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.settings import settings
+from experiments.settings import partition, settings
+from experiments.settings.partition import Partition
 from experiments.settings.settings import Settings
 from experiments.settings.victim import has_batch_norm
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import setting as kit
 from invertjax.cli.setting import setting
+from invertjax.defenses.protections import PROTECTIONS
 
 SERVERS = ("fedavg", "fedavgm", "fedadam")
 SEES = ("client", "mean")
 ON_NAN = ("drop", "stop")
 STEPS = 400  # of an iterative attack, at every audit
 MOST_TARGETS = 4  # that are attacked where nobody says how many
-
-
-class Partition(NamedTuple):
-    """Who holds which examples.
-
-    name: iid, dirichlet or by_class. value: the concentration, or the shards that a
-    client holds; None of iid. label: the text as it was typed.
-    """
-
-    name: str
-    value: float | int | None = None
-    label: str = "iid"
-
-    def __str__(self) -> str:
-        return self.label
-
-
-_VALUES = {"dirichlet": float, "by_class": int}
-
-
-def _partition(text: str) -> Partition:
-    name, _, value = text.partition(":")
-    if name == "iid" and not value:
-        return Partition(name, None, text)
-    try:
-        number = _VALUES[name](value)
-    except (KeyError, ValueError):
-        number = 0
-    if not 0 < number < float("inf"):
-        expected = "iid, dirichlet:CONCENTRATION or by_class:CLASSES, numbers above 0"
-        raise _wrong("partition", text, expected)
-    return Partition(name, number, text)
 
 
 def _rounds(text: str) -> tuple[int, ...]:
@@ -76,7 +46,7 @@ class Federation:
         "from a Dirichlet of concentration A; by_class:K, K shards sorted by label a "
         "client.",
         default=Partition("iid"),
-        read=_partition,
+        read=partition.read,
     )
     server: str = setting(
         f"Its optimiser, one of {', '.join(SERVERS)}.",
@@ -99,6 +69,11 @@ class Federation:
         f"({', '.join(ON_NAN)}).",
         default="drop",
         one_of=ON_NAN,
+    )
+    dp_delta: float | None = setting(
+        "Delta at which epsilon is given, with --defense=dp_sgd: below 1 in the "
+        "number of all examples. Default: 1e-5.",
+        above=0,
     )
     evaluate_every: int = setting("Rounds between two tests.", default=5, at_least=1)
     audit_rounds: tuple[int, ...] = setting(
@@ -128,6 +103,8 @@ def resolve(given: Mapping[str, Any]) -> Federation:
     if found.participants > found.clients:
         most = f"at most --clients={found.clients}"
         raise _wrong("participants", found.participants, most)
+    if found.dp_delta is not None and found.dp_delta >= 1:
+        raise _wrong("dp_delta", found.dp_delta, "less than 1")
     audits = found.audit_rounds
     audits = (0, found.rounds) if audits is None else audits
     for at in audits:
@@ -206,6 +183,13 @@ def of_clients(given: Mapping[str, Any], federation: Federation) -> Settings:
     found = settings.resolve({**own, **steps, **given, **batch, "targets": targets})
     if federation.sees == "mean":
         _check_mean(found, federation)
+    accounted = any(one.multiplier for one in found.clients.defense)
+    if federation.dp_delta is not None and not accounted:
+        private = [
+            name for name, row in PROTECTIONS.items() if row.protection.multiplier
+        ]
+        needs = f"--defense={' or '.join(private)}, whose epsilon it belongs to"
+        raise _wrong("dp_delta", federation.dp_delta, f"none without {needs}")
     return found
 
 

@@ -66,7 +66,10 @@ def censor(
 
         # The best loss starts at inf, so that a trial with NaN never wins; if all have
         # NaN, zeros are shared.
-        start = jnp.array(jnp.inf, jnp.float32), optax.tree.zeros_like(trees.wide(update))
+        start = (
+            jnp.array(jnp.inf, jnp.float32),
+            optax.tree.zeros_like(trees.wide(update)),
+        )
         (_, (_, shared)), _ = jax.lax.scan(trial, (trial_key, start), length=trials)
         return trees.rounded(shared, update)
 
