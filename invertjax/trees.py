@@ -6,6 +6,7 @@ leaves its range, the tree is scaled before it is squared: by a power of two, wh
 changes no digit.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def rounded(tree: Any, like: Any) -> Any:
 def total(tree: Any) -> jax.Array:
     """Returns the sum of scalar leaves, `[]`."""
     leaves = jax.tree.leaves(tree)
-    return sum(leaves[1:], start=leaves[0]) if leaves else jnp.zeros(())
+    return functools.reduce(jnp.add, leaves) if leaves else jnp.zeros(())
 
 
 def squared_norm(tree: Any) -> jax.Array:
