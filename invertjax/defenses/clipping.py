@@ -75,7 +75,7 @@ def _rounded_down(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
     near = wide.astype(dtype)
     if near.dtype == wide.dtype:
         return near
-    beyond = jnp.abs(near.astype(wide.dtype)) > jnp.abs(wide)
-    below = jnp.nextafter(near, jnp.zeros_like(near))
-    excess = jnp.where(beyond, near - below, 0)
-    return near - jax.lax.stop_gradient(excess)
+    fixed = jax.lax.stop_gradient(near)
+    beyond = jnp.abs(fixed.astype(wide.dtype)) > jnp.abs(wide)
+    below = jnp.nextafter(fixed, jnp.zeros_like(fixed))
+    return near - jnp.where(beyond, fixed - below, 0)

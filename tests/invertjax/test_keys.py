@@ -26,7 +26,9 @@ def _attack(update=None):
 def _drawn(build):
     def shared(key):
         transform = build(key)
-        return transform.update(ZEROS, transform.init(ZEROS), {"leaf": jnp.arange(50.0)})
+        return transform.update(
+            ZEROS, transform.init(ZEROS), {"leaf": jnp.arange(50.0)}
+        )
 
     return lambda key: shared(key)[0]
 
@@ -68,7 +70,9 @@ ENTRIES = {
     "gaussian": _drawn(lambda key: defenses.gaussian_noise(key, 1.0)),
     "outpost": _drawn(lambda key: defenses.outpost(key, 1.0)),
     "dp_sgd": _private,
-    "at": lambda key: clients.at(defenses.dp_sgd(GRADIENT, 1.0, 1.0), PARAMS, key)(BATCH),
+    "at": lambda key: clients.at(defenses.dp_sgd(GRADIENT, 1.0, 1.0), PARAMS, key)(
+        BATCH
+    ),
     "local": lambda key: clients.local_sgd(
         toy.loss_fn, optax.sgd(0.1), steps=2, batch_size=1, shuffle=True
     )(PARAMS, BATCH, key),
@@ -112,5 +116,7 @@ def test_noise_of_a_round_is_that_of_its_own_run(make):
 )
 @pytest.mark.parametrize("key", [0, np.arange(2), jnp.zeros(3, jnp.uint32)])
 def test_what_is_no_key_is_named(use, key):
-    with pytest.raises(ValueError, match=r"Expected key=.* to be a key: jax.random.key"):
+    with pytest.raises(
+        ValueError, match=r"Expected key=.* to be a key: jax.random.key"
+    ):
         use(key)

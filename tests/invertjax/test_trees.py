@@ -59,9 +59,7 @@ def test_slopes_at_every_scale(scale):
     small = jax.tree.map(lambda leaf: leaf * np.float32(scale), along)
     twice = jax.jit(lambda t, d: jax.jvp(jax.grad(turned), (t,), (d,))[1])(tree, small)
     # Along the tree itself, a slope that falls as 1 / |x| falls by itself.
-    np.testing.assert_allclose(
-        scale * twice["b"], -expected[40:], rtol=1e-3, atol=1e-5
-    )
+    np.testing.assert_allclose(scale * twice["b"], -expected[40:], rtol=1e-3, atol=1e-5)
 
 
 def test_slopes_at_zero_are_finite_and_nan_is_no_zero():
