@@ -75,7 +75,7 @@ def test_slopes_at_zero_are_finite_and_nan_is_no_zero():
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("weight", [1.0, 7e4, 1e38])
 def test_weighted_means_of_any_weights(dtype, weight):
-    """Weights 1 to 3: float16 ends at 65,504, and the sum of float32 weights at 3e38."""
+    """float16 ends at 65,504, and sums of float32 weights at 3e38."""
     weights = weight * np.array([1.0, 0.0, 2.0], np.float32)
     rows = jnp.array([[3.0, -8.0], [jnp.nan, jnp.inf], [6.0, 1.0]], dtype)
     mean = trees.weighted_mean({"leaf": rows}, weights)["leaf"]

@@ -255,7 +255,7 @@ def test_ranges(build, message):
 
 
 def _constant(value):
-    """A client whose gradient on every row is `value` everywhere, in the params' dtype."""
+    """A client whose gradient on a row of ones is `value`, in the params' dtype."""
 
     def client(params, batch, key):
         del key
