@@ -14,6 +14,7 @@ from invertjax import demixing as demixing
 from invertjax import distances as distances
 from invertjax import driver as driver
 from invertjax import federated as federated
+from invertjax import keys as keys
 from invertjax import labels as labels
 from invertjax import layers as layers
 from invertjax import losses as losses
@@ -23,6 +24,7 @@ from invertjax import priors as priors
 from invertjax import rewrites as rewrites
 from invertjax import solvers as solvers
 from invertjax import sweep as sweep
+from invertjax import trees as trees
 from invertjax.auditing import Report as Report
 from invertjax.auditing import audit as audit
 from invertjax.base import Result as Result

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import derivatives, trees
+from invertjax import derivatives, leaves
 from invertjax.base import Batch, Client, Key, Loss, Params, Share, Update
 from invertjax.rewrites import convolutions, slopes
 
@@ -202,12 +202,12 @@ def local(
             floats, state = carry
             rows, key = chosen
             mini = jax.tree.map(lambda leaf: leaf[rows], batch)
-            grads = client(trees.merged(floats, params), mini, key)
+            grads = client(leaves.merged(floats, params), mini, key)
             with jax.numpy_dtype_promotion("standard"):  # optax needs it
-                delta, state = finite_update(trees.floats(grads), state, floats)
+                delta, state = finite_update(leaves.floats(grads), state, floats)
                 return (optax.apply_updates(floats, delta), state), None
 
-        before = trees.floats(params)
+        before = leaves.floats(params)
         start = (before, optimizer.init(before))
         (after, _), _ = jax.lax.scan(step, start, (order, keys))
         return jax.tree.map(jnp.subtract, before, after)
@@ -265,7 +265,7 @@ def _order(key: Key, size: int, length: int, shuffle: bool) -> jax.Array:
 def _check_batch(batch: Batch) -> None:
     """Refuses images of integers: an attack guesses floats in [0, 1]."""
     image = batch.get("image") if isinstance(batch, dict) else None
-    if image is not None and not trees.all_floats(image):
+    if image is not None and not leaves.all_floats(image):
         raise ValueError(
             f"Expected batch['image'] of type {jnp.result_type(image)} to be floats in "
             "[0, 1]: divide images of 0 to 255 by 255."

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from invertjax import trees
+from invertjax import leaves
 from invertjax.base import Batch, Loss, Params, Update
 from invertjax.rewrites import equations
 
@@ -25,13 +25,13 @@ def gradient(loss_fn: Loss, rule: str) -> Callable[[Params, Batch], Update]:
     of_floats = RULES[rule](loss_fn)
 
     def grad(params: Params, batch: Batch) -> Update:
-        if trees.all_floats(params):
+        if leaves.all_floats(params):
             return of_floats(params, batch)
 
         def of_whole(floats: Params, batch: Batch) -> jax.Array:
-            return loss_fn(trees.merged(floats, params), batch)
+            return loss_fn(leaves.merged(floats, params), batch)
 
-        return RULES[rule](of_whole)(trees.floats(params), batch)
+        return RULES[rule](of_whole)(leaves.floats(params), batch)
 
     return grad
 

@@ -1,46 +1,30 @@
-"""Distances between updates: a residual, and a reduction of it to a scalar."""
+"""Distances between updates: a residual, and a reduction of it to a scalar.
+
+Residuals and their reductions are float32 or wider, whatever the updates are.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from invertjax import trees
 from invertjax.base import Distance, Update
 
 
 def _difference(guess: Update, observed: Update) -> Update:
-    return jax.tree.map(jnp.subtract, guess, observed)
-
-
-def squared_norm(tree: Any) -> jax.Array:
-    """Sums the squares as inner products, since XLA's own sums are slower on CPUs."""
-
-    def one(leaf: jax.Array) -> jax.Array:
-        return jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST)
-
-    return _sum(jax.tree.map(one, tree))
-
-
-def _unit(tree: Any) -> Any:
-    """Returns `tree / |tree|`, or zero; without an epsilon it scales exactly by 2^k."""
-    squares = squared_norm(tree)
-    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
-    return jax.tree.map(lambda leaf: leaf / norm, tree)
-
-
-def _sum(tree: Any) -> jax.Array:
-    return sum(jax.tree.leaves(tree), start=jnp.zeros(()))
+    return jax.tree.map(jnp.subtract, trees.wide(guess), trees.wide(observed))
 
 
 # Sum over all coordinates of (guess - observed)^2: Zhu et al. (2019), "Deep Leakage
 # from Gradients", equation 4; the negative log-likelihood under Gaussian noise.
-squared = Distance(_difference, squared_norm)
+squared = Distance(_difference, trees.squared_norm)
 
 # Sum over all coordinates of |guess - observed|: the negative log-likelihood under
 # Laplace noise, Balunovic et al. (2022), "Bayesian Framework for Gradient Leakage".
 l1 = Distance(
     _difference,
-    lambda r: _sum(jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), r)),
+    lambda r: trees.total(jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf)), r)),
 )
 
 # 1 - <guess, observed> / (|guess| |observed|) over the whole update: Geiping et al.
@@ -48,8 +32,8 @@ l1 = Distance(
 # unit vectors: the same number, without the cancellation of 1 - cos near agreement, and
 # a least-squares problem. Invariant to positive scaling of either update.
 cosine = Distance(
-    lambda guess, observed: _difference(_unit(guess), _unit(observed)),
-    lambda r: 0.5 * squared_norm(r),
+    lambda guess, observed: _difference(trees.unit(guess), trees.unit(observed)),
+    lambda r: 0.5 * trees.squared_norm(r),
 )
 
 

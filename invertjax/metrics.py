@@ -2,6 +2,7 @@
 
 `mse`, `psnr` and `ssim` take one image, are differentiable and batch by `jax.vmap`.
 They score what they are given: clipping to the range of an image is the caller's.
+All of it is computed in float32 or wider, whatever the images are.
 `score` does all of it: clips, assigns, scores.
 """
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
+from invertjax import trees
 from invertjax.base import Batch
 
 _WINDOW = 7  # side of the SSIM window
@@ -20,7 +22,7 @@ _WINDOW = 7  # side of the SSIM window
 
 def mse(reconstruction: jax.Array, original: jax.Array) -> jax.Array:
     """Returns the mean squared error of one image, `[]`."""
-    return jnp.mean(jnp.square(reconstruction - original))
+    return jnp.mean(jnp.square(trees.wide(reconstruction) - trees.wide(original)))
 
 
 def psnr(
@@ -62,7 +64,7 @@ def ssim(
     Raises:
       ValueError: if the shapes differ or an image is smaller than the window.
     """
-    a, b = reconstruction, original
+    a, b = trees.wide(reconstruction), trees.wide(original)
     if a.shape != b.shape or a.ndim != 3:
         raise ValueError(
             f"Expected images [H, W, C] of one shape, got {a.shape} and {b.shape}."

@@ -16,6 +16,7 @@ import numpy as np
 from invertjax import driver
 from invertjax.base import Attack, Key, Stop
 from invertjax.driver import layout
+from invertjax.keys import typed
 
 
 def product(**axes: Iterable[Any]) -> dict[str, np.ndarray]:
@@ -74,6 +75,7 @@ def run(
     if len(sizes) != 1 or () in sizes:
         raise ValueError(f"Expected cells of one leading axis [C], got {sizes}.")
     (count,) = sizes.pop()
+    keys = typed(keys, "keys")
     targets, _ = layout.sides(trials, keys)
     # Rows are pairs of numbers, so that the data of cells and targets is there once.
     cell, target = np.divmod(np.arange(count * targets), targets)

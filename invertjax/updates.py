@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from invertjax import trees
+from invertjax import leaves
 from invertjax.base import Batch, Candidate, Share, Update
 
 
@@ -17,7 +17,7 @@ def checked(share: Share, observed: Update, candidate: Candidate) -> Update:
         the client reads an entry of the batch that the candidate does not have, or if
         it takes no images of the candidate's precision.
     """
-    observed = trees.floats(observed)
+    observed = leaves.floats(observed)
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = jax.eval_shape(lambda key: candidate.decode(candidate.init(key)), key)
     guess = shapes(share, batch)

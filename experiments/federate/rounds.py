@@ -1,7 +1,8 @@
 """The rounds of a federation: trained, tested, attacked, and kept on disk.
 
 A row of metrics.jsonl is of a round that was tested or attacked, or in which clients
-were dropped: `accuracy` is that of the model before the round, r rounds old.
+were dropped: `accuracy` is that of the model before the round, r rounds old, `epsilon`
+what those r rounds have cost, and `epsilon_seen` counts the round's own update, too.
 """
 
 import functools
@@ -32,6 +33,9 @@ FILES = (
     "federation.png",
     "audit-*.png",
 )
+
+
+_SPENT = ("epsilon_seen", "delta")
 
 
 class NotFinite(Exception):
@@ -116,7 +120,7 @@ def summarise(
         "interrupted": stopped is not None,
         "stopped": stopped,
         "accuracy": last.get("accuracy"),
-        **{name: last[name] for name in ("epsilon", "delta") if name in last},
+        **_privacy(trained, int(keeper.payload.round)),
         **_sizes(trained),
         "updates_dropped": sum(row.get("dropped", 0) for row in rows),
         "rounds_unchanged": sum(row.get("model_unchanged", False) for row in rows),
@@ -129,6 +133,14 @@ def summarise(
 
 def _stepper(trained: Training) -> Callable:
     return lambda *args: training.step(trained, *args)
+
+
+def _privacy(trained: Training, rounds: int) -> dict[str, Any]:
+    """Returns what so many rounds have cost; {} without differential privacy."""
+    topics = trained.clients, trained.federation, trained.partition
+    clients, plan, partition = topics
+    spent = epsilon.epsilon(clients, trained.run, partition, plan, rounds)
+    return {**spent, "delta_warning": epsilon.warning(*topics)} if spent else {}
 
 
 def _is_audited(trained: Training, number: int) -> bool:
@@ -148,7 +160,12 @@ def _tested(
     ):
         return {}
     spent = epsilon.epsilon(
-        trained.clients, trained.run, trained.partition, plan.participants, number
+        trained.clients,
+        trained.run,
+        trained.partition,
+        plan,
+        number,
+        audited=_is_audited(trained, number),
     )
     return {"accuracy": float(test(state.params)), **spent}
 
@@ -197,5 +214,6 @@ def _sizes(trained: Training) -> dict[str, int]:
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("round", "accuracy", "psnr_mean", "psnr_min", "psnr_max", "verdict")
+    names = ["round", "accuracy", "psnr_mean", "psnr_min", "psnr_max", "verdict"]
+    names += [name for name in _SPENT if name in row]
     return {name: row[name] for name in names}

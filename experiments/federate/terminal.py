@@ -174,20 +174,34 @@ def _text(rows: list[dict], summary: dict[str, Any]) -> str:
     parts = [text.table([_line(row) for row in tested], COLUMNS), *_remarks(summary)]
     parts.append("The attacker was given:")
     parts += [f"  {name}: {value}" for name, value in summary["threat_model"].items()]
-    parts += [f"round {row['round']}: {row['verdict']}" for row in summary["audits"]]
+    parts += [_verdict(row) for row in summary["audits"]]
     return "\n".join(parts)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """Returns the verdict of an audit, with what the server has seen until then."""
+    said = f"round {row['round']}: {row['verdict']}"
+    if "epsilon_seen" not in row:
+        return said
+    spent = f"epsilon {_bound(row, 'epsilon_seen')} at delta {row['delta']:g}"
+    return f"{said} Seen until then, this update counted: {spent}."
+
+
+def _bound(row: dict[str, Any], name: str = "epsilon") -> str:
+    return "none" if row[name] is None else f"{row[name]:.3g}"
 
 
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """Returns what a reader of the table should know besides."""
     found = []
     if summary.get("delta"):
-        bound = summary["epsilon"]
-        shown = "none" if bound is None else f"{bound:.3g}"
         found.append(
-            f"Differential privacy of every example: epsilon {shown} at delta "
-            f"{summary['delta']:g}, as the rounds were drawn."
+            f"Differential privacy of every example: epsilon {_bound(summary)} at "
+            f"delta {summary['delta']:g}, for the {summary['rounds']} rounds of "
+            "training as they were drawn."
         )
+    if summary.get("delta_warning"):
+        found.append(f"Warning: {summary['delta_warning']}")
     if summary["clients_without_data"]:
         found.append(
             f"{summary['clients_without_data']} of {summary['clients']} clients have "

@@ -146,7 +146,7 @@ def _over_settings() -> Callable:
 def _row(ready: Training, accuracy: float, dropped: int) -> dict[str, Any]:
     plan = ready.federation
     spent = epsilon.epsilon(
-        ready.clients, ready.run, ready.partition, plan.participants, plan.rounds
+        ready.clients, ready.run, ready.partition, plan, plan.rounds
     )
     return {
         "accuracy": accuracy,

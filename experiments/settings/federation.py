@@ -19,6 +19,7 @@ from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import amounts
 from invertjax.cli import setting as kit
 from invertjax.cli.setting import setting
+from invertjax.defenses.protections import PROTECTIONS
 
 SERVERS = ("fedavg", "fedavgm", "fedadam")
 SEES = ("client", "mean")
@@ -82,6 +83,11 @@ class Federation:
         default="drop",
         one_of=ON_NAN,
     )
+    dp_delta: float | None = setting(
+        "Delta at which epsilon is given, with --defense=dp_sgd: below 1 in the "
+        "number of all examples. Default: 1e-5.",
+        above=0,
+    )
     evaluate_every: int = setting("Rounds between two tests.", default=5, at_least=1)
     audit_rounds: tuple[int, ...] = setting(
         "Rounds whose updates are attacked, e.g. 0,10,50; 0: the untrained network's. "
@@ -111,6 +117,8 @@ def resolve(given: Mapping[str, Any]) -> Federation:
         most = f"at most --clients={found.clients}"
         raise _wrong("participants", found.participants, most)
     partition.check(found.partition, found.clients)
+    if found.dp_delta is not None and found.dp_delta >= 1:
+        raise _wrong("dp_delta", found.dp_delta, "less than 1")
     audits = found.audit_rounds
     audits = (0, found.rounds) if audits is None else audits
     for at in audits:
@@ -189,6 +197,13 @@ def of_clients(given: Mapping[str, Any], federation: Federation) -> Settings:
     found = settings.resolve({**own, **steps, **given, **batch, "targets": targets})
     if federation.sees == "mean":
         _check_mean(found, federation)
+    accounted = any(one.multiplier for one in found.clients.defense)
+    if federation.dp_delta is not None and not accounted:
+        private = [
+            name for name, row in PROTECTIONS.items() if row.protection.multiplier
+        ]
+        needs = f"--defense={' or '.join(private)}, whose epsilon it belongs to"
+        raise _wrong("dp_delta", federation.dp_delta, f"none without {needs}")
     return found
 
 

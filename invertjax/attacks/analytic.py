@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from invertjax import candidates, distances, layers, trees
+from invertjax import candidates, distances, layers, leaves
 from invertjax.base import (
     Attack,
     Candidate,
@@ -52,7 +52,7 @@ def analytic(
             f"Expected batch_size={shape[0]} to be 1: the closed form mixes the images "
             "of a larger batch. Use inverting_gradients."
         )
-    observed = trees.floats(observed)
+    observed = leaves.floats(observed)
     weight, bias = _first(observed, shape, path)
 
     def init(key: Key) -> Point:

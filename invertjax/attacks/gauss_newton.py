@@ -20,6 +20,7 @@ from invertjax import (
     distances,
     matching,
     priors,
+    trees,
     updates,
 )
 from invertjax.base import (
@@ -139,7 +140,7 @@ def gauss_newton(
 
     def objective(z: Point, t: Any) -> jax.Array:
         batch = candidate.decode(z)
-        return 0.5 * distances.squared_norm(misfit(batch, t)) + prior(batch, t)
+        return 0.5 * trees.squared_norm(misfit(batch, t)) + prior(batch, t)
 
     def residual(z: Point, t: jax.Array) -> Any:
         batch = candidate.decode(z)
@@ -220,14 +221,18 @@ def _stages(
 
 
 def _weights(observed: Update, layerwise: float) -> Update:
-    whole = distances.squared_norm(observed) ** (-0.5 * (1 - layerwise))
+    whole = _positive_norm(observed) ** (layerwise - 1)
 
     def one(leaf: jax.Array) -> jax.Array:
-        squares = distances.squared_norm(leaf)
-        squares = jnp.where(squares > 0, squares, 1.0)  # a leaf that was pruned away
-        return whole * squares ** (-0.5 * layerwise)
+        return whole * _positive_norm(leaf) ** -layerwise
 
     return jax.tree.map(one, observed)
+
+
+def _positive_norm(tree: Any) -> jax.Array:
+    """Returns the norm, and 1 for what was pruned away."""
+    norm = trees.norm(tree)
+    return jnp.where(norm > 0, norm, 1.0)
 
 
 def _floor(
@@ -241,8 +246,8 @@ def _floor(
     unknowns = sum(leaf.size for leaf in start)
     coordinates = sum(leaf.size for leaf in jax.tree.leaves(observed))
     free = max(coordinates - unknowns, 0)
-    left = (free + 2 * math.sqrt(2 * free)) * noise**2
-    found = 0.5 * left / distances.squared_norm(observed)
+    left = free + 2 * math.sqrt(2 * free)
+    found = 0.5 * left * (noise / trees.norm(observed)) ** 2
     return jnp.maximum(found, 4 * jnp.finfo(found.dtype).eps ** 2)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invertjax import distances, losses, matching, updates
+from invertjax import distances, losses, matching, trees, updates
 from invertjax.base import (
     Attack,
     Batch,
@@ -238,7 +238,7 @@ def _solved(
         return found
 
     def objective(features: jax.Array, t: Any) -> jax.Array:
-        return 0.5 * distances.squared_norm(residual(features, t))
+        return 0.5 * trees.squared_norm(residual(features, t))
 
     rounding = 4 * jnp.finfo(guess.dtype).eps ** 2
 
@@ -259,5 +259,5 @@ def _solved(
 
 
 def _inverse_norm(tree: Any) -> jax.Array:
-    squares = distances.squared_norm(tree)
-    return jnp.where(squares > 0, squares, 1.0) ** -0.5
+    norm = trees.norm(tree)
+    return 1 / jnp.where(norm > 0, norm, 1.0)

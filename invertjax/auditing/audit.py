@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from invertjax import layers, trees
+from invertjax import layers, leaves
 from invertjax.auditing import attackers, observed, preparing, run
 from invertjax.auditing import forms as forms_
 from invertjax.auditing.attacker import Attacker
@@ -212,7 +212,7 @@ def _given(
     target: Target, threat: Threat, params: Params, update: Update, labels: Any
 ) -> Situation:
     """Returns the situation of an update that somebody has saved."""
-    trials = observed.as_trials(observed.repeated(trees.floats(update), 1))
+    trials = observed.as_trials(observed.repeated(leaves.floats(update), 1))
     if threat.labels == "known":
         trials["label"] = np.asarray(labels)[None]
     return observed.situation(target, threat, trials, params)

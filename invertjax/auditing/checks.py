@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invertjax import trees, updates
+from invertjax import leaves, updates
 from invertjax.auditing import clients
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.situations import Target, Threat, shapes_of_batch
@@ -77,7 +77,7 @@ def check_images(named: str, batch: Batch) -> None:
 def check_loss(target: Target, params: Params, threat: Threat) -> None:
     """Refuses params that are not finite, and a loss that no attack can run backwards:
     one that returns more than a scalar, or reads more than images and labels."""
-    for leaf in jax.tree.leaves(trees.floats(params)):
+    for leaf in jax.tree.leaves(leaves.floats(params)):
         if not np.all(np.isfinite(leaf)):  # a maximum with zero would hide it
             raise ValueError("Expected params that are all finite numbers.")
     batch = clients.with_drawn(target, shapes_of_batch(target, threat))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
-from invertjax import trees
+from invertjax import leaves
 from invertjax.auditing import programs, run
 from invertjax.auditing.keys import Keys, again
 from invertjax.auditing.preparing import Form, Prepared
@@ -42,7 +42,7 @@ def forms(
       cache: of compiled functions.
     """
 
-    params, update = trees.floats(params), trees.floats(update)
+    params, update = leaves.floats(params), leaves.floats(update)
 
     def taken(words: str, update: Update) -> Form:
         def prepared(watch: Watch) -> Prepared:

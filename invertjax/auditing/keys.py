@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from invertjax.base import Key
+from invertjax.keys import typed
 
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
@@ -33,7 +34,7 @@ def again(keys: Keys) -> Keys:
 
 def keys_of(key: Key, count: int, restarts: int) -> Keys:
     """Splits a key, which is consumed, for an audit of `count` updates."""
-    own = jax.random.split(key, 6)
+    own = jax.random.split(typed(key), 6)
     return Keys(
         jax.random.split(own[0], count),
         jax.random.split(own[1], count),

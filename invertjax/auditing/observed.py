@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from invertjax import attacks, labels
+from invertjax import attacks, labels, trees
 from invertjax.auditing import clients
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.checks import check_images, needs_order
@@ -122,9 +121,7 @@ def situation(
 def as_trials(updates: Update) -> dict[str, Any]:
     """Returns updates `[N, ...]` that somebody has saved or seen as trials."""
     updates = jax.tree.map(np.asarray, updates)
-    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(updates)]
-    rms = np.sqrt(np.mean(np.concatenate(leaves, axis=1) ** 2, axis=1))
-    return {"update": updates, "rms": rms}
+    return {"update": updates, "rms": np.asarray(jax.vmap(trees.rms)(updates))}
 
 
 def with_numbers_of_attack(situation: Situation, arrays: dict[str, Any]) -> Situation:
@@ -205,7 +202,7 @@ def _observer(
         target = with_numbers(static, found)
         raw = clients.actual(target, rule)(params, batch, _jax.random.clone(key))
         update = clients.shared(target, rule)(params, batch, key)
-        trial = {"update": update, "rms": _rms(raw)}
+        trial = {"update": update, "rms": trees.rms(raw)}
         if told:  # the key as `defend` splits it
             own = jax.random.split(_jax.random.clone(key))[0]
             trial["key"] = jax.random.key_data(own)
@@ -279,9 +276,3 @@ def repeated(tree: Any, count: int) -> Any:
 def is_finite(tree: Any) -> bool:
     """Returns whether all numbers of a pytree are finite."""
     return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-def _rms(tree: Any) -> jax.Array:
-    leaves = jax.tree.leaves(tree)
-    total = sum(jnp.sum(leaf**2) for leaf in leaves)
-    return jnp.sqrt(total / sum(leaf.size for leaf in leaves))

@@ -17,7 +17,8 @@ compares a batch with the example, with its replacement, and with a third in its
 all three sums lie in a ball of radius C around the rest, so 2 C bounds every pair.
 
 All figures are upper bounds for honest noise. Floating-point noise and choices made by
-looking at the data (C, the learning rate) are not covered.
+looking at the data (C, the learning rate) are not covered. Counts (`steps`, rows) are
+integers of any type, NumPy's too.
 """
 
 import math
@@ -58,12 +59,12 @@ def epsilon(
       ImportError: without dp-accounting.
       ValueError: on a number out of range.
     """
-    _check_sampling(batch_size, examples)
+    batch_size, examples = _sampling(batch_size, examples)
     unsampled = epsilon_gaussian(noise_multiplier, steps=steps, delta=delta)
     if unsampled in (0.0, math.inf) or batch_size == examples:
         return unsampled
-    event = _fixed_size(noise_multiplier, steps, batch_size, examples)
-    return min(unsampled, _replace_one().compose(event).get_epsilon(delta))
+    event = _fixed_size(noise_multiplier, _steps(steps), batch_size, examples)
+    return min(unsampled, float(_replace_one().compose(event).get_epsilon(delta)))
 
 
 def epsilon_poisson(
@@ -85,9 +86,9 @@ def epsilon_poisson(
     if unsampled in (0.0, math.inf):
         return unsampled
     library = _library()
-    gaussian = library.GaussianDpEvent(noise_multiplier)
-    step = library.PoissonSampledDpEvent(sampling_probability, gaussian)
-    accountant = library.rdp.RdpAccountant().compose(step, steps)
+    gaussian = library.GaussianDpEvent(float(noise_multiplier))
+    step = library.PoissonSampledDpEvent(float(sampling_probability), gaussian)
+    accountant = library.rdp.RdpAccountant().compose(step, _steps(steps))
     return min(unsampled, float(accountant.get_epsilon(delta)))
 
 
@@ -104,12 +105,13 @@ def epsilon_gaussian(noise_multiplier: float, *, steps: int, delta: float) -> fl
     (2018), "Improving the Gaussian Mechanism for Differential Privacy", Theorem 8.
     Arguments and errors as `epsilon`.
     """
-    _check_budget(steps, delta)
+    steps = _steps(steps)
+    _check_delta(delta)
     ranges.check("noise_multiplier", noise_multiplier, at_least=0)
     library = _library()
     if steps == 0:
         return 0.0
-    sigma = noise_multiplier / 2 / math.sqrt(steps)
+    sigma = float(noise_multiplier) / 2 / math.sqrt(steps)
     return float(library.get_epsilon_gaussian(sigma, delta))
 
 
@@ -122,10 +124,10 @@ def noise_multiplier(
       epsilon: > 0. The other arguments and the errors are those of `epsilon`, but
         `steps` >= 1.
     """
-    _check_sampling(batch_size, examples)
-    _check_budget(steps, delta)
+    batch_size, examples = _sampling(batch_size, examples)
+    steps = _steps(steps, at_least=1)
+    _check_delta(delta)
     ranges.check("epsilon", epsilon, above=0)
-    ranges.check("steps", steps, at_least=1)
     library = _library()
     unsampled = 2 * math.sqrt(steps) * library.get_sigma_gaussian(epsilon, delta)
     if batch_size == examples:
@@ -149,7 +151,9 @@ def _fixed_size(
     noise_multiplier: float, steps: int, batch_size: int, examples: int
 ) -> Any:
     library = _library()
-    gaussian = library.GaussianDpEvent(noise_multiplier / 2)  # see the table above
+    gaussian = library.GaussianDpEvent(
+        float(noise_multiplier) / 2
+    )  # see the table above
     step = library.SampledWithoutReplacementDpEvent(examples, batch_size, gaussian)
     return library.SelfComposedDpEvent(step, steps)
 
@@ -160,12 +164,17 @@ def _replace_one() -> Any:
     return library.rdp.RdpAccountant(neighboring_relation=relation)
 
 
-def _check_sampling(batch_size: int, examples: int) -> None:
-    ranges.check("batch_size", batch_size, at_least=1, at_most=examples)
+def _sampling(batch_size: int, examples: int) -> tuple[int, int]:
+    examples = ranges.whole("examples", examples, at_least=1)
+    size = ranges.whole("batch_size", batch_size, at_least=1, at_most=examples)
+    return size, examples
 
 
-def _check_budget(steps: int, delta: float) -> None:
-    ranges.check("steps", steps, at_least=0)
+def _steps(steps: int, at_least: int = 0) -> int:
+    return ranges.whole("steps", steps, at_least=at_least)
+
+
+def _check_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise ValueError(f"Expected delta={delta} in (0, 1).")
 

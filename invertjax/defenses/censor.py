@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import clients
+from invertjax import clients, trees
 from invertjax.base import Batch, Client, Key, Loss, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.orthogonal import perpendicular
@@ -66,8 +66,11 @@ def censor(
 
         # The best loss starts at inf, so that a trial with NaN never wins; if all have
         # NaN, zeros are shared.
-        start = jnp.array(jnp.inf, jnp.float32), optax.tree.zeros_like(update)
+        start = (
+            jnp.array(jnp.inf, jnp.float32),
+            optax.tree.zeros_like(trees.wide(update)),
+        )
         (_, (_, shared)), _ = jax.lax.scan(trial, (trial_key, start), length=trials)
-        return shared
+        return trees.rounded(shared, update)
 
     return censored

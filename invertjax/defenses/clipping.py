@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import trees
 from invertjax.base import Update
 from invertjax.defenses import ranges
 
@@ -16,7 +17,9 @@ def clip(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformation:
     The norm is that of the whole tree. Pascanu et al. (2013), section 3.2; Geyer et al.
     (2017), Algorithm 1, for clients. No protection by itself: attacks that compare
     directions do not see it. Equal to `optax.clip_by_global_norm`, and unlike that
-    also differentiable where the update is zero, and in any dtype for an array.
+    also differentiable where the update is zero, and right in any dtype: computed in
+    float32 or wider, and narrower leaves are rounded towards zero, so that the norm of
+    what is shared is at most `max_norm` there, too.
 
     Args:
       max_norm: `[]`, > 0.
@@ -48,10 +51,31 @@ def clip_layers(max_norm: jax.typing.ArrayLike) -> optax.GradientTransformation:
 
 
 def _clipped(tree: Any, max_norm: jax.typing.ArrayLike) -> Update:
-    squared = optax.tree.norm(tree, squared=True)
-    bound = jnp.asarray(max_norm, squared.dtype)
+    small, scale = trees.scaled(tree)
+    squared = trees.total(jax.tree.map(lambda leaf: jnp.sum(leaf**2), small))
+    # No scaled tree is as long as the most that the bound can be here.
+    most = 2.0 ** (jnp.finfo(squared.dtype).maxexp // 2 - 1)
+    bound = jnp.minimum(jnp.asarray(max_norm, squared.dtype) * scale, most)
     # The maximum is there because the root of zero has no derivative, not even in the
     # branch that is not taken.
     factor = bound * jax.lax.rsqrt(jnp.maximum(squared, bound**2))
     factor = jnp.where(squared > bound**2, factor, 1)
-    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+
+    def one(leaf: jax.Array, wide: jax.Array) -> jax.Array:
+        return _rounded_down(wide * factor.astype(wide.dtype), leaf.dtype)
+
+    return jax.tree.map(one, tree, trees.wide(tree))
+
+
+def _rounded_down(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rounds towards zero, since rounding up would exceed the bound again.
+
+    To derivatives it is a plain cast.
+    """
+    near = wide.astype(dtype)
+    if near.dtype == wide.dtype:
+        return near
+    fixed = jax.lax.stop_gradient(near)
+    beyond = jnp.abs(fixed.astype(wide.dtype)) > jnp.abs(wide)
+    below = jnp.nextafter(fixed, jnp.zeros_like(fixed))
+    return near - jnp.where(beyond, fixed - below, 0)

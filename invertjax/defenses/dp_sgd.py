@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invertjax import clients
+from invertjax import clients, trees
 from invertjax.base import Batch, Client, Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.clipping import clip
@@ -29,8 +29,9 @@ def dp_sgd(
     with g_i the gradient on row i alone, |g_i| the norm of its whole tree, C `max_norm`
     and z `noise_multiplier`: Abadi et al. (2016), "Deep Learning with Differential
     Privacy", Algorithm 1. Every coordinate has noise of standard deviation z C / B, and
-    every leaf, call and client its own draw. What it guarantees depends on how the
-    batches are drawn: see `accounting`.
+    every leaf, call and client its own draw. Gradients are clipped, added up and noised
+    in float32 or wider, and rounded once, to the dtype in which the client shares. What
+    it guarantees depends on how the batches are drawn: see `accounting`.
 
     Inside `clients.local` every local step is private, as long as `optimizer` sees
     nothing else of the data. An attacker who knows of it runs `dp_sgd(client, C, 0.0)`
@@ -63,7 +64,7 @@ def dp_sgd(
 
         def clipped(key: Key, example: Batch) -> Update:
             one = jax.tree.map(lambda leaf: leaf[None], example)
-            return _apply(clip(max_norm), client(params, one, key))
+            return _apply(clip(max_norm), trees.wide(client(params, one, key)))
 
         def total(rows: tuple[Key, Batch]) -> Update:
             return jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(clipped)(*rows))
@@ -71,9 +72,16 @@ def dp_sgd(
         rows = jax.random.split(client_key, size), batch
         summed = _in_parts(total, rows, size, examples_at_once)
         noise = gaussian_noise(noise_key, jnp.multiply(noise_multiplier, max_norm))
-        return jax.tree.map(lambda leaf: leaf / size, _apply(noise, summed))
+        mean = jax.tree.map(lambda leaf: leaf / size, _apply(noise, summed))
+        return trees.rounded(mean, _shared(client, params, batch, key))
 
     return private
+
+
+def _shared(client: Client, params: Params, batch: Batch, key: Key) -> Update:
+    """Returns what the client shares of one row, as shapes and dtypes."""
+    one = jax.tree.map(lambda leaf: leaf[:1], batch)
+    return jax.eval_shape(client, params, one, key)
 
 
 def _apply(transform: optax.GradientTransformation, update: Update) -> Update:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from invertjax import keys
 from invertjax.base import Key, Params, Update
 
 
@@ -27,6 +28,8 @@ def keyed(
       key: consumed.
       change: `(key, updates, params) -> updates`; the key is consumed.
     """
+
+    key = keys.typed(key)
 
     def init(params: Params) -> NoiseState:
         del params

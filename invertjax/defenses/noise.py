@@ -1,4 +1,7 @@
-"""Additive noise."""
+"""Additive noise, drawn and added in float32 or wider, and rounded once.
+
+In bfloat16 itself a Gaussian has 128 values, and none beyond 2.9 standard deviations.
+"""
 
 from collections.abc import Callable
 
@@ -6,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import trees
 from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.drawing import keyed
@@ -56,11 +60,11 @@ def _noise(
 ) -> optax.GradientTransformation:
     def noisy(key: Key, updates: Update, params: Params) -> Update:
         del params
-        noise = optax.tree.random_like(key, updates, sampler)
-        return jax.tree.map(
-            lambda leaf, draw: leaf + jnp.asarray(scale, leaf.dtype) * draw,
-            updates,
-            noise,
+        wide = trees.wide(updates)
+        noise = optax.tree.random_like(key, wide, sampler)
+        found = jax.tree.map(
+            lambda leaf, draw: leaf + jnp.asarray(scale, leaf.dtype) * draw, wide, noise
         )
+        return trees.rounded(found, updates)
 
     return keyed(key, noisy)

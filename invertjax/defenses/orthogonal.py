@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import trees
 from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.drawing import keyed
@@ -33,11 +34,12 @@ def orthogonal_noise(
 
     def noisy(key: Key, updates: Update, params: Params) -> Update:
         del params
-        return jax.tree.map(
-            lambda leaf, across: leaf + jnp.asarray(strength, leaf.dtype) * across,
-            updates,
+        found = jax.tree.map(
+            lambda leaf, across: leaf + jnp.asarray(strength, across.dtype) * across,
+            trees.wide(updates),
             perpendicular(key, updates),
         )
+        return trees.rounded(found, updates)
 
     return keyed(key, noisy)
 
@@ -45,27 +47,23 @@ def orthogonal_noise(
 def perpendicular(key: Key, updates: Update) -> Update:
     """Draws for every leaf a random vector that is orthogonal to it and as long.
 
-    Uniform on the sphere of such vectors. Zero for a leaf of one coordinate, for which
-    there is none, and for a zero leaf.
+    Uniform on the sphere of such vectors, in float32 or wider. Zero for a leaf of one
+    coordinate, for which there is none, and for a zero leaf.
     """
-    wide = jax.tree.map(_wide, updates)
-    found = jax.tree.map(_perpendicular, optax.tree.random_like(key, wide), wide)
-    return jax.tree.map(lambda one, leaf: one.astype(leaf.dtype), found, updates)
+    wide = trees.wide(updates)
+    return jax.tree.map(_perpendicular, optax.tree.random_like(key, wide), wide)
 
 
 def _perpendicular(draw: jax.Array, leaf: jax.Array) -> jax.Array:
     if leaf.size < 2:
         return jnp.zeros_like(leaf)
+    leaf, scale = trees.scaled(leaf)
     squares = _dot(leaf, leaf)
     across = draw - _dot(draw, leaf) / jnp.where(squares > 0, squares, 1) * leaf
     lengths = _dot(across, across)
     # The root of zero has no derivative, not even in the branch that is not taken.
     ratio = jnp.where(squares > 0, squares, 1) / jnp.where(lengths > 0, lengths, 1)
-    return jnp.where((squares > 0) & (lengths > 0), jnp.sqrt(ratio), 0) * across
-
-
-def _wide(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return jnp.where((squares > 0) & (lengths > 0), jnp.sqrt(ratio), 0) / scale * across
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:

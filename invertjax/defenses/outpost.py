@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import keys, trees
 from invertjax.base import Key, Params, Update
 from invertjax.defenses import ranges
 from invertjax.defenses.pruning import largest, prune
@@ -57,6 +58,7 @@ def outpost(
     Raises:
       ValueError: on a number out of range; when called without params.
     """
+    key = keys.typed(key)
     for name, value in (("scale", scale), ("step", step), ("beta", beta)):
         ranges.check(name, value, at_least=0)
     for name, value in (("noisy", noisy), ("pruned", pruned)):
@@ -71,14 +73,14 @@ def outpost(
     ) -> tuple[Update, OutpostState]:
         next_key, noise_key, act_key = jax.random.split(state.key, 3)
         sparse = prune(pruned).update(updates, optax.EmptyState())[0]
-        noise = _noise(noise_key, updates, params, noisy)
+        noise = _noise(noise_key, trees.wide(updates), params, noisy)
         acts = jax.random.bernoulli(act_key, 1 / (1 + beta * state.step))
 
         def leaf_defended(
             leaf: jax.Array, sparse: jax.Array, noise: jax.Array
         ) -> jax.Array:
-            defended = sparse + jnp.asarray(scale, leaf.dtype) * noise
-            return jnp.where(acts, defended, leaf)
+            defended = sparse + jnp.asarray(scale, noise.dtype) * noise
+            return jnp.where(acts, defended.astype(leaf.dtype), leaf)
 
         shared = jax.tree.map(leaf_defended, updates, sparse, noise)
         return shared, OutpostState(next_key, state.step + 1)
@@ -94,7 +96,7 @@ def _noise(
         raise ValueError("Expected params=None to be the weights: noise needs them.")
 
     def leaf_noise(draw: jax.Array, weights: jax.Array, chosen: jax.Array) -> jax.Array:
-        risk = jnp.minimum(jnp.var(weights), 1).astype(draw.dtype)
+        risk = jnp.minimum(jnp.var(trees.wide(weights)), 1).astype(draw.dtype)
         return jnp.where(chosen, risk * draw, 0)
 
     draws = optax.tree.random_like(key, updates)

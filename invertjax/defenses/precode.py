@@ -100,8 +100,10 @@ def precode(
 
     def draw(key: Key, batch: Batch) -> dict[str, jax.Array]:
         image = batch["image"]
-        noise = jax.random.normal(key, (image.shape[0], width), image.dtype)
-        return {"noise": noise}
+        like = jax.ShapeDtypeStruct((image.shape[0], width), image.dtype)
+        # Not drawn in bfloat16, which has but 128 values.
+        wide = jnp.promote_types(like.dtype, jnp.float32)
+        return {"noise": jax.random.normal(key, like.shape, wide).astype(like.dtype)}
 
     def read(params: Params, update: Update) -> dict[str, jax.Array]:
         encoder, decoder = (update["bottleneck"][n] for n in ("encoder", "decoder"))

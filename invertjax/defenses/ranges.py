@@ -1,6 +1,10 @@
 """Range checks of strengths that are known when a defense is built."""
 
+import operator
+from typing import SupportsIndex
+
 import jax
+import numpy as np
 
 
 def check(
@@ -11,12 +15,12 @@ def check(
     at_most: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Checks the range of a Python number; arrays, traced or not, pass unchecked.
+    """Checks the range of a number; JAX's arrays, traced or not, pass unchecked.
 
     Raises:
       ValueError: naming argument, value and range; NaN is in no range.
     """
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float, np.number)):
         return
     if above is not None and not value > above:
         raise ValueError(f"Expected {name}={value} > {above}.")
@@ -24,3 +28,24 @@ def check(
         raise ValueError(f"Expected {name}={value} >= {at_least}.")
     if at_most is not None and not value <= at_most:
         raise ValueError(f"Expected {name}={value} <= {at_most}.")
+
+
+def whole(
+    name: str,
+    value: SupportsIndex,
+    *,
+    at_least: int,
+    at_most: SupportsIndex | None = None,
+) -> int:
+    """Returns a whole number of any integer type, NumPy's too, as Python's.
+
+    Raises:
+      ValueError: naming argument, value and range; on a fraction, and on any float.
+    """
+    try:
+        found = operator.index(value)
+        most = None if at_most is None else operator.index(at_most)
+    except TypeError:
+        raise ValueError(f"Expected {name}={value} to be a whole number.") from None
+    check(name, found, at_least=at_least, at_most=most)
+    return found

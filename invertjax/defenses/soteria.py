@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from invertjax import clients, layers
+from invertjax import clients, layers, trees
 from invertjax.base import Batch, Client, Key, Params, Update
 from invertjax.defenses import ranges
 
@@ -75,8 +75,7 @@ def scores(
     def norms(unit: jax.Array) -> jax.Array:
         """Returns |d r_unit / d image|, `[B]`."""
         chosen = jnp.zeros_like(values).at[:, unit].set(1)
-        slope = pull(chosen)[0]
-        return jnp.sqrt(jnp.sum(slope**2, axis=tuple(range(1, slope.ndim))))
+        return jax.vmap(trees.norm)(pull(chosen)[0])
 
     units = jnp.arange(values.shape[1])
     slopes = jax.lax.map(norms, units, batch_size=_BLOCK)

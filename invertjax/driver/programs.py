@@ -17,6 +17,7 @@ import numpy as np
 from invertjax.base import Attack, Key, Result, Stop
 from invertjax.driver import chunks, layout, memory, stopping
 from invertjax.driver.results import best, warn_if_failed
+from invertjax.keys import typed
 
 
 class Progress(NamedTuple):
@@ -102,6 +103,7 @@ def build(
       ValueError: if the leading axes of trials and keys disagree, or on numbers < 1.
       MemoryError: if not even one target fits.
     """
+    keys = typed(keys, "keys")
     count, restarts = layout.sides(trials, keys)
     for name, value in (("width", width), ("at_once", at_once)):
         if value is not None and value < 1:
@@ -157,6 +159,7 @@ def run(
       on_chunk: told a `Progress` after every chunk.
       on_group: told the rows of a finished group and their results `[rows, R]`.
     """
+    keys = typed(keys, "keys")
     count, restarts = layout.sides(trials, keys)
     if restarts != program.restarts:
         raise ValueError(f"Expected R={program.restarts} keys, got R={restarts}.")
@@ -230,7 +233,7 @@ def invert(
     """
     if restarts < 1:
         raise ValueError(f"Expected restarts={restarts} >= 1.")
-    keys = jax.random.split(key, (1, restarts))
+    keys = jax.random.split(typed(key), (1, restarts))
     trials = jnp.zeros(1)  # unused, as the attack is closed over
     program = build(lambda shared, trial: attack, None, trials, keys)
     done = run(program, None, trials, keys, on_chunk=on_chunk)

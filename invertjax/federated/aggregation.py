@@ -1,8 +1,6 @@
 """Aggregation makes one update of many."""
 
-import jax
-import jax.numpy as jnp
-
+from invertjax import trees
 from invertjax.base import Update
 from invertjax.federated.base import Seen
 
@@ -15,14 +13,4 @@ def mean(seen: Seen) -> Update:
     count, whatever they hold; if all are zero, so is the mean. Summed in float32 at
     least, and returned in the dtype of the updates.
     """
-    weights = jnp.asarray(seen.weights, jnp.float32)
-    total = jnp.sum(weights)
-    total = jnp.where(total > 0, total, 1)
-
-    def one(leaf: jax.Array) -> jax.Array:
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        # Not a product with zero, since 0 NaN is NaN.
-        weighted = jax.vmap(lambda w, u: jnp.where(w > 0, w * u, 0))(weights, wide)
-        return (jnp.sum(weighted, axis=0) / total).astype(leaf.dtype)
-
-    return jax.tree.map(one, seen.updates)
+    return trees.weighted_mean(seen.updates, seen.weights)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from invertjax import clients
+from invertjax import clients, trees
 from invertjax.base import Batch, Client, Key, Params, Update
 
 
@@ -48,14 +48,9 @@ def averaged(client: Client, count: int, weights: ArrayLike | None = None) -> Cl
         )
         keys = jax.random.split(key, count)
         updates = jax.vmap(client, in_axes=(None, 0, 0))(params, members, keys)
-        return jax.tree.map(lambda leaf: _mean(leaf, weights), updates)
+        if weights is None:
+            mean = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), trees.wide(updates))
+            return trees.rounded(mean, updates)
+        return trees.weighted_mean(updates, weights)
 
     return mean_of_members
-
-
-def _mean(leaf: jax.Array, weights: ArrayLike | None) -> jax.Array:
-    if weights is None:
-        return jnp.mean(leaf, axis=0)
-    shares = jnp.asarray(weights, leaf.dtype)
-    summed = jnp.sum(jax.vmap(jnp.multiply)(shares, leaf), axis=0)
-    return summed / jnp.sum(shares)

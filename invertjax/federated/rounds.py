@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import keys
 from invertjax.base import Batch, Key, Params, Update
 from invertjax.defenses.defended import Defense
 from invertjax.federated import aggregation
@@ -117,8 +118,8 @@ def make(
     build = defense or (lambda key: optax.identity())
 
     def init(key: Key, params: Params, population: int) -> State:
-        keys = jax.random.split(key, population)
-        kept = jax.vmap(lambda key: _without_keys(build(key).init(params)))(keys)
+        own = jax.random.split(keys.typed(key), population)
+        kept = jax.vmap(lambda key: _without_keys(build(key).init(params)))(own)
         return State(params, params, server.init(params), kept, jnp.int32(0))
 
     def client(state: State, key: Key, behaviour: Behaviour, one: tuple) -> tuple:
@@ -136,7 +137,7 @@ def make(
         key: Key, state: State, data: Batch, ids: jax.Array, weights: jax.Array
     ) -> tuple[State, Seen, Log]:
         _check_clients(count, ids, weights, data)
-        round_key = jax.random.fold_in(key, state.round)
+        round_key = jax.random.fold_in(keys.typed(key), state.round)
         server_key, clients_key = jax.random.split(round_key)
         play = functools.partial(client, state, clients_key)
         held = (ids, data, _take(state.defense_state, ids))
@@ -219,16 +220,12 @@ def _served(
 
 
 def _without_keys(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: None if _is_key(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: None if keys.is_key(leaf) else leaf, tree)
 
 
 def _with_keys(kept: Any, fresh: Any) -> Any:
     """Puts the keys of `fresh` where `kept` has None in their place."""
-    return jax.tree.map(lambda f, k: f if _is_key(f) else k, fresh, kept)
-
-
-def _is_key(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda f, k: f if keys.is_key(f) else k, fresh, kept)
 
 
 def _finite(tree: Any) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from invertjax import keys, trees
 from invertjax.base import Key, Params, Update
 from invertjax.federated.base import Aggregator, Seen
 
@@ -66,6 +67,8 @@ def masked(
       count: clients of the round.
     """
 
+    key = keys.typed(key)
+
     def add(other: jax.Array, words: Words) -> Words:
         low, high = jnp.minimum(client, other), jnp.maximum(client, other)
         seed = jax.random.fold_in(jax.random.fold_in(key, low), high)
@@ -102,7 +105,7 @@ def secure_mean(bits: int = 24) -> Aggregator:
         raise ValueError(f"Expected bits={bits} in 1 ... 30.")
 
     def aggregate(seen: Seen) -> Update:
-        weights = jnp.asarray(seen.weights, jnp.float32)
+        weights, _ = trees.scaled(jnp.asarray(seen.weights, jnp.float32))
         summed = jnp.sum(weights)
         shares = weights / jnp.where(summed > 0, summed, 1)
         count = len(shares)

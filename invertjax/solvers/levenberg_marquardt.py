@@ -23,8 +23,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from invertjax.base import Point
-from invertjax.distances import squared_norm
 from invertjax.solvers.conjugate_gradients import Solution, conjugate_gradients, dot
+from invertjax.trees import squared_norm
 
 LEAST = 1e-12  # damping; less makes no difference, not even in float64
 HOPELESS = 1e4  # damping; with more, a step is too short to matter

@@ -124,3 +124,41 @@ def test_squared_residuals_are_a_least_squares_problem(pair, name):
     doubled = jax.tree.map(lambda leaf: 2 * leaf, residual)
     value = ALL[name].reduce(residual)
     np.testing.assert_allclose(ALL[name].reduce(doubled), 4 * value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [(s, "float32") for s in (1e-25, 1e-20, 1.0, 1e20, 1e25)]
+    + [(300.0, "float16"), (1e-4, "float16"), (1e25, "bfloat16")],
+)
+@pytest.mark.parametrize("name", ["cosine", "per_layer", "masked"])
+def test_directions_at_any_scale_and_in_any_dtype(pair, scale, dtype, name):
+    """Opposite updates are at distance 2, and were at 0 where squares were lost."""
+
+    @jax.jit
+    def compute(guess, observed):
+        return jax.value_and_grad(ALL[name])(guess, observed)
+
+    one, other = (
+        jax.tree.map(lambda leaf: (scale * jnp.asarray(leaf)).astype(dtype), tree)
+        for tree in pair
+    )
+    opposite, _ = compute(one, jax.tree.map(jnp.negative, one))
+    np.testing.assert_allclose(opposite, 2, rtol=1e-6)
+    rounding = float(jnp.finfo(dtype).eps)
+    value, slope = compute(one, other)
+    exact, exact_slope = compute(*pair)
+    np.testing.assert_allclose(value, exact, atol=2 * rounding)
+    if dtype == "float32":
+        scaled = np.asarray(slope["a"], np.float64) * scale
+        np.testing.assert_allclose(scaled, exact_slope["a"], atol=1e-6)
+
+
+def test_squares_of_narrow_updates_are_summed_in_float32():
+    guess = {"a": jnp.array([300.0, 6e4], jnp.float16)}
+    observed = {"a": jnp.array([-300.0, -6e4], jnp.float16)}
+    sums = 600.0 + float(guess["a"][1]) * 2, 600.0**2 + (2 * float(guess["a"][1])) ** 2
+    for distance, expected in zip((distances.l1, distances.squared), sums, strict=True):
+        found = distance(guess, observed)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

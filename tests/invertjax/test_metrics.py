@@ -201,3 +201,23 @@ def test_label_recall_is_the_overlap_of_multisets(true, guess, expected):
 def test_shapes_are_checked(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scores_of_narrow_images_are_those_of_float32(dtype):
+    """At 60 dB a square is 1e-6, which float16 rounded to zero: the PSNR was infinite.
+    Values are those that the type holds, so that nothing but the sums could differ."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(0.25, 0.5, size=(2, 8, 8, 1)), dtype)
+    step = np.float32(2.0**-10 if dtype == "float16" else 2.0**-7)
+    other = images + jnp.asarray(step * rng.choice([-1, 1], images.shape), dtype)
+    wide = [x.astype(jnp.float32) for x in (images, other)]
+    found, expected = metrics.by_image(images, other), metrics.by_image(*wide)
+    for name, values in expected.items():
+        assert found[name].dtype == jnp.float32
+        np.testing.assert_array_equal(found[name], values)
+    if dtype == "float16":
+        np.testing.assert_allclose(found["psnr"], 60.2, atol=0.1)
+    np.testing.assert_array_equal(
+        metrics.pairwise_mse(images, other), metrics.pairwise_mse(*wide)
+    )

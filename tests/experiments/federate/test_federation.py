@@ -75,6 +75,9 @@ cheap_compilation = cli.cheap_compilation  # a fixture
         (["--clients=999", "--participants=151"], ["at most 150", "--partition=iid"]),
         # differential privacy
         (["--defense=dp_sgd:-1"], ["--defense=dp_sgd:-1", ">= 0"]),
+        (["--dp_delta=0", "--defense=dp_sgd:1"], ["--dp_delta=0.0", "positive"]),
+        (["--dp_delta=1", "--defense=dp_sgd:1"], ["--dp_delta=1.0", "less than 1"]),
+        (["--dp_delta=1e-6"], ["--dp_delta=1e-06", "without --defense=dp_sgd"]),
         (
             ["--defense=dp_sgd:1", "--batch_size=6"],
             ["--defense=dp_sgd:1", "5 examples for batches of 6", "--clients"],
@@ -144,7 +147,8 @@ def test_epsilon_is_that_of_the_client_with_most_to_lose():
     sizes = [9, 4, 0, 17, 6, 5]
     partition = [np.arange(size) for size in sizes]
     epsilon.check(clients, partition)
-    spent = epsilon.epsilon(clients, run, partition, 2, 10)
+    plan = federation.resolve({"participants": 2})
+    spent = epsilon.epsilon(clients, run, partition, plan, 10)
     draws = [
         set(epsilon.federated.clients_of(r, sizes, 2, 0).tolist()) for r in range(10)
     ]
@@ -154,25 +158,68 @@ def test_epsilon_is_that_of_the_client_with_most_to_lose():
         1.5, steps=2 * most, delta=1e-5, batch_size=2, examples=4
     )
     assert spent == {"epsilon": expected, "delta": 1e-5} and 0 < expected < 100
-    assert epsilon.epsilon(clients, run, partition, 2, 0)["epsilon"] == 0
+    assert epsilon.epsilon(clients, run, partition, plan, 0)["epsilon"] == 0
     silent = _defended("dp_sgd:0")
-    assert epsilon.epsilon(*silent, partition, 2, 1)["epsilon"] is None
-    assert epsilon.epsilon(*_defended(), partition, 2, 1) == {}
+    assert epsilon.epsilon(*silent, partition, plan, 1)["epsilon"] is None
+    assert epsilon.epsilon(*_defended(), partition, plan, 1) == {}
+
+
+def test_the_update_of_an_audited_round_is_counted_where_it_says_so():
+    clients, run = _defended("dp_sgd:1.5")
+    plan = federation.resolve({"participants": 3, "dp_delta": 1e-3})
+    partition = [np.arange(20)] * 3
+
+    def after(rounds, **options):
+        return epsilon.epsilon(clients, run, partition, plan, rounds, **options)
+
+    assert "epsilon_seen" not in after(1)
+    first, second = after(0, audited=True), after(1, audited=True)
+    assert first["epsilon"] == 0 < first["epsilon_seen"] == second["epsilon"]
+    assert second["epsilon_seen"] == after(2)["epsilon"] > second["epsilon"]
+    expected = accounting.epsilon(1.5, steps=1, delta=1e-3, batch_size=2, examples=20)
+    assert second["epsilon"] == expected and second["delta"] == 1e-3
+
+
+def test_a_delta_that_means_nothing_is_warned_of():
+    """From 1 / n on, n of all examples, whose owners it is promised to."""
+    private, bare = _defended("dp_sgd:1")[0], _defended()[0]
+    partition = [np.arange(60), np.arange(20)]
+
+    def warned(delta, clients=private):
+        plan = federation.resolve({"dp_delta": delta})
+        return epsilon.warning(clients, plan, partition)
+
+    for delta in (1 / 80, 0.5):
+        said = warned(delta)
+        assert f"--dp_delta={delta:g}" in said and "80 examples" in said
+        assert "1 / 80" in said and "--dp_delta=0.001" in said
+        assert warned(delta, bare) is None
+    assert warned(0.99 / 80) is None and warned(None) is None
 
 
 def test_epsilon_is_in_rows_and_summary(tmp_path, capsys):
-    args = (*federations.SMALL, "--rounds=2", "--evaluate_every=1", "--audit_rounds=")
+    args = (*federations.SMALL, "--rounds=2", "--evaluate_every=1", "--audit_rounds=2")
+    args += (*federations.ATTACK, "--dp_delta=0.01", "--nonull_control")
     args += ("--defense=dp_sgd:2,0.1", "--clients=3", "--participants=3")
     assert federations.run(*args, f"--workdir={tmp_path}") == 0
     rows = cli.rows(tmp_path)
     spent = [row["epsilon"] for row in rows]
     assert spent[0] == 0 < spent[1] < spent[2]
     assert spent[2] == pytest.approx(
-        accounting.epsilon(2.0, steps=2, delta=1e-5, batch_size=2, examples=50)
+        accounting.epsilon(2.0, steps=2, delta=0.01, batch_size=2, examples=50)
     )
+    seen = rows[2]["epsilon_seen"]
+    assert seen == pytest.approx(
+        accounting.epsilon(2.0, steps=3, delta=0.01, batch_size=2, examples=50)
+    )
+    assert "epsilon_seen" not in rows[1]
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["epsilon"] == spent[2] and summary["delta"] == 1e-5
-    assert f"epsilon {spent[2]:.3g} at delta 1e-05" in capsys.readouterr().out
+    assert summary["epsilon"] == spent[2] and summary["delta"] == 0.01
+    assert summary["audits"][0]["epsilon_seen"] == seen
+    said = capsys.readouterr().out
+    assert f"epsilon {spent[2]:.3g} at delta 0.01, for the 2 rounds of training" in said
+    assert f"this update counted: epsilon {seen:.3g} at delta 0.01" in said
+    assert "Warning: --dp_delta=0.01 allows that one of the 150 examples" in said
 
 
 def test_a_folder_in_which_another_process_is_at_work(tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.settings import federation, partition, settings
-from experiments.settings.federation import Partition
+from experiments.settings.partition import Partition
 from invertjax.cli import defense_text
 
 LOCAL = {"local_steps": 2, "local_batch": 3}

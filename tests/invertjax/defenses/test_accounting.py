@@ -242,3 +242,51 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ImportError, match=r"invertjax\[dp\]"):
         FIGURES["epsilon"](1.0)
+
+
+@pytest.mark.parametrize("z", [0.7, 1.0, 4.0])
+def test_poisson_batches_of_all_examples_are_one_gaussian_of_sensitivity_one(z):
+    """At q = 1 nothing is sampled: exact, where the accountant's bound is looser."""
+    found = [
+        accounting.epsilon_poisson(z, steps=1, delta=1e-5, sampling_probability=q)
+        for q in (1.0, 1 - 1e-9)
+    ]
+    for value in found:
+        assert value == pytest.approx(balle_wang(z, 1e-5), rel=1e-6)
+    accountant = dp_accounting.rdp.RdpAccountant()
+    accountant.compose(dp_accounting.GaussianDpEvent(z))
+    assert accountant.get_epsilon(1e-5) > 1.02 * found[0]
+
+
+def test_numpys_numbers_are_numbers():
+    counts = {name: np.int64(RUN[name]) for name in ("steps", "batch_size", "examples")}
+    expected = accounting.epsilon(1.5, **RUN)
+    assert accounting.epsilon(np.float32(1.5), **{**RUN, **counts}) == expected
+    poisson = {**POISSON, "steps": np.uint16(100)}
+    expected = accounting.epsilon_poisson(4.0, **{**POISSON, "steps": 100})
+    assert accounting.epsilon_poisson(np.float64(4.0), **poisson) == expected
+    assert accounting.epsilon_gaussian(np.float32(2), steps=np.int8(1), delta=1e-5) > 0
+    run = dict(steps=1, delta=1e-5, batch_size=5, examples=5)
+    z = accounting.noise_multiplier(8.0, **run)
+    run |= {name: np.int32(run[name]) for name in counts}
+    assert z == accounting.noise_multiplier(8.0, **run)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "examples"])
+@pytest.mark.parametrize("value", [2.5, np.float32(3.0), math.nan, "3"])
+def test_counts_are_whole(name, value):
+    for ask in (accounting.epsilon, accounting.noise_multiplier):
+        with pytest.raises(ValueError, match=f"{name}={value} to be a whole number"):
+            ask(1.0, **{**RUN, name: value})
+    if name == "steps":
+        for ask, run in (
+            (accounting.epsilon_gaussian, GAUSSIAN),
+            (accounting.epsilon_poisson, POISSON),
+        ):
+            with pytest.raises(ValueError, match=f"steps={value} to be a whole"):
+                ask(1.0, **{**run, "steps": value})
+
+
+def test_numpys_numbers_have_ranges_too():
+    with pytest.raises(ValueError, match="noise_multiplier=-1.0 >= 0"):
+        accounting.epsilon(np.float32(-1), **RUN)

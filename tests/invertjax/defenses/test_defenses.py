@@ -289,3 +289,81 @@ def test_quantise_at_32_bits_is_float32():
 def test_sign():
     shared = _apply(defenses.sign(), _one([-3.0, 0.0, 1e-30]))
     np.testing.assert_array_equal(shared["leaf"], [-1, 0, 1])
+
+
+# Narrow types
+
+
+_DRAWN = ("gaussian_noise", "laplace_noise", "orthogonal_noise", "outpost")
+
+
+@pytest.mark.parametrize("name", _DRAWN)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_noise_is_that_of_float32_rounded_once(name, dtype):
+    """On updates and params that both types hold: nothing else is rounded."""
+    build = _DEFENSES[name][0](0.3)
+    updates = {"leaf": jnp.asarray(np.arange(-512, 512) / 256, jnp.float32)}
+    wide = _apply(build(jax.random.key(0)), updates)["leaf"]
+    narrow = {"leaf": updates["leaf"].astype(dtype)}
+    exact = narrow["leaf"].astype(jnp.float32) == updates["leaf"]
+    found = _apply(build(jax.random.key(0)), narrow)["leaf"]
+    assert found.dtype == dtype
+    if name in ("gaussian_noise", "laplace_noise"):  # coordinate by coordinate
+        np.testing.assert_array_equal(found[exact], wide.astype(dtype)[exact])
+        assert exact.sum() > 300
+    # The others depend on norms and variances of what was rounded, by 1e-3 of them.
+    error = np.abs(np.asarray(found, np.float64) - np.asarray(wide, np.float64))
+    assert np.quantile(error, 0.99) < 4 * jnp.finfo(dtype).eps
+    noise = np.asarray(wide - updates["leaf"], np.float64)
+    assert np.abs(noise[noise != 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("layers", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("value", [3e-4, 0.01, 1.0, 300.0, 1e4])
+def test_clip_bounds_the_norm_in_every_dtype(value, dtype, layers):
+    """1,000 coordinates: squares of all these but 1 and .01 are out of float16's
+    range. What is rounded is rounded down: bfloat16 left 1.004 at a bound of 1."""
+    clip = (defenses.clip_layers if layers else defenses.clip)(0.3 * value)
+    updates = {"leaf": value * (1 + 0.5 * jnp.sin(jnp.arange(1000.0)))}
+    updates = jax.tree.map(lambda leaf: leaf.astype(dtype), updates)
+    shared = _apply(clip, updates)["leaf"]
+    assert shared.dtype == dtype
+    norm = np.linalg.norm(np.asarray(shared, np.float64)) / (0.3 * value)
+    rounding = {"bfloat16": 2**-7, "float16": 2**-9, "float32": 1e-6}[dtype]
+    if dtype == "float16" and value == 3e-4:  # below 6e-5, in steps of 6e-8
+        rounding = 0.03
+    assert 1 - rounding < norm < 1 + 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e20, 1e25])
+def test_clip_and_orthogonal_noise_at_any_scale(scale):
+    values = np.linspace(-1, 1, 101, dtype=np.float32)
+    length, updates = (
+        float(np.linalg.norm(values)),
+        {"leaf": jnp.asarray(scale * values)},
+    )
+
+    def clipped(bound):
+        transform = defenses.clip(bound)
+        slope = jax.grad(lambda u: jnp.sum(_apply(transform, u)["leaf"] / scale))
+        return _apply(transform, updates)["leaf"], slope(updates)["leaf"]
+
+    for bound in (0.1 * scale, 100 * scale, 1e30):
+        shared, slope = clipped(bound)
+        expected = values * min(1, bound / (length * scale))
+        np.testing.assert_allclose(shared / scale, expected, rtol=1e-5, atol=1e-7)
+        assert np.all(np.isfinite(slope))
+    noisy = _apply(defenses.orthogonal_noise(jax.random.key(0), 1.0), updates)["leaf"]
+    added = np.asarray(noisy, np.float64) / scale - values
+    assert np.linalg.norm(added) == pytest.approx(length, rel=1e-4)
+    assert abs(added @ values) < 1e-4
+
+
+def test_clip_in_narrow_types_has_the_slope_of_a_cast():
+    """Rounding down is no jump to derivatives: of c x / |x| along x it is 0."""
+    leaf = jnp.array([3.0, 4.0], jnp.bfloat16)
+    clip = defenses.clip(1.0)
+    slope = jax.grad(lambda x: _apply(clip, {"leaf": x})["leaf"][0])(leaf)
+    exact = [16 / 125, -12 / 125]
+    np.testing.assert_allclose(np.asarray(slope, np.float64), exact, atol=2e-3)

@@ -7,7 +7,8 @@ import optax
 import pytest
 from support import toy
 
-from invertjax import clients, defenses, distances
+from invertjax import clients, defenses, trees
+from invertjax.defenses import accounting
 
 PLAIN = clients.gradient(toy.loss_fn)
 KEY = 3
@@ -162,7 +163,7 @@ def slope_and_difference(share, inputs):
     @jax.jit
     @jax.value_and_grad
     def loss(inputs):
-        return distances.squared_norm(share(inputs))
+        return trees.squared_norm(share(inputs))
 
     slope = loss(inputs)[1]
     norm = jnp.linalg.norm(slope)
@@ -248,3 +249,70 @@ def test_keeps_structure_shape_and_dtype():
 def test_ranges(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+# In narrow params
+
+
+def _constant(value):
+    """A client whose gradient on a row of ones is `value`, in the params' dtype."""
+
+    def client(params, batch, key):
+        del key
+        row = value * jnp.mean(batch)
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, row), params)
+
+    return client
+
+
+def test_noise_in_bfloat16_is_that_of_float32_rounded_once():
+    """It was drawn in bfloat16: 128 values, none beyond 2.9 standard deviations."""
+    client, rows = defenses.dp_sgd(_constant(0.0), 1.0, 1.0), jnp.ones((1, 1))
+    draws = {
+        dtype: shared(client, {"a": jnp.zeros(100_000, dtype)}, rows)["a"]
+        for dtype in ("bfloat16", "float32")
+    }
+    np.testing.assert_array_equal(
+        draws["bfloat16"], draws["float32"].astype(jnp.bfloat16)
+    )
+    assert len(np.unique(draws["bfloat16"])) > 1000
+    beyond = np.mean(np.abs(np.asarray(draws["bfloat16"], np.float64)) > 2.9)
+    # .00373 of a Gaussian, and .0002 is one standard deviation of 100,000 draws
+    assert beyond == pytest.approx(0.0037, abs=0.0008)
+
+
+def test_no_event_tells_neighbours_apart_in_bfloat16():
+    """Two neighbours' sums, -C and C: an event of .04 under one has a share of
+    e^-epsilon of that under the other, and not probability 0."""
+    epsilon, delta, size = 10.0, 1e-5, 200_000
+    run = dict(steps=1, delta=delta, batch_size=1, examples=1)
+    z = accounting.noise_multiplier(epsilon, **run)
+    params = [{"a": jnp.zeros((), jnp.bfloat16)}] * 2
+    one, other = (
+        jax.jit(
+            jax.vmap(
+                lambda key, value=value: defenses.dp_sgd(_constant(value), 1.0, z)(
+                    params[0], jnp.ones((1, 1)), key
+                )["a"]
+            )
+        )(jax.random.split(jax.random.key(5), size))
+        for value in (-1.0, 1.0)
+    )
+    edge = -1 + 2.9 * z  # beyond it nothing was drawn from -C
+    rare, often = (np.mean(np.asarray(x, np.float64) > edge) for x in (one, other))
+    assert often > 0.04
+    # .00187 is expected; at least e^-10 of the other, which would be 0 of 200,000
+    assert rare == pytest.approx(0.00187, abs=0.0005)
+    assert often <= np.exp(epsilon) * rare + delta
+
+
+@pytest.mark.parametrize("value", [0.01, 300.0])
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_sums_of_float16_rows_are_clipped_as_float32_ones(value, at_once):
+    """1,000 coordinates: norms of .316, whose square float16 loses, and of 9,500,
+    whose square it has not; 30 rows of them add up beyond what it has."""
+    client = defenses.dp_sgd(_constant(value), 0.05, 0.0, examples_at_once=at_once)
+    update = shared(client, {"a": jnp.zeros(1000, jnp.float16)}, jnp.ones((30, 1)))
+    assert update["a"].dtype == jnp.float16
+    found = np.asarray(update["a"], np.float64)
+    np.testing.assert_allclose(found, 0.05 / 1000**0.5, rtol=1e-3)

@@ -172,6 +172,28 @@ def test_averaged_weighs_as_the_server_does(params):
         federated.averaged(GRADIENT, M, WEIGHTS[:2])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("weight", [None, 1.0, 7e4, 1e38])
+def test_means_of_any_dtype_and_weights(dtype, weight):
+    """Members share 256 times their row: sums of float16 overflow from 65,504 on."""
+
+    def client(params, batch, key):
+        return {"leaf": jnp.full(2, 256 * batch.sum(), dtype)}
+
+    rows = jnp.array([200.0, 100.0, 100.0, 160.0])  # 51,200, 25,600 and 40,960
+    weights = None if weight is None else weight * np.array([1, 0, 1, 2], np.float32)
+    expected = 256 * (140.0 if weight is None else (200 + 100 + 320) / 4)
+    found = federated.averaged(client, 4, weights)({}, rows, jax.random.key(0))["leaf"]
+    assert found.dtype == dtype
+    rounding = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.asarray(found, float), expected, rtol=rounding)
+    if weights is not None:
+        updates = {"leaf": jnp.stack([client({}, row, None)["leaf"] for row in rows])}
+        seen = federated.mean(_seen(updates, weights))["leaf"]
+        assert seen.dtype == dtype
+        np.testing.assert_allclose(np.asarray(seen, float), expected, rtol=rounding)
+
+
 # Casts
 
 

@@ -83,6 +83,33 @@ def test_masks_differ_between_pairs_rounds_and_leaves():
     assert np.abs(correlation).max() < 0.05
 
 
+def test_every_pair_has_a_stream_of_its_own():
+    """With one stream for all pairs of a client, two who collude would read a third."""
+    zeros = {"leaf": jnp.zeros(20_000, jnp.uint32)}
+    key = jax.random.key(0)
+
+    @jax.jit
+    def sent(client, count):
+        return secure.masked(key, zeros, client, count)["leaf"]
+
+    first = sent(0, 2)  # of the pair 0, 1
+    streams = {"01": first, "02": sent(0, 3) - first, "12": sent(1, 3) + first}
+    np.testing.assert_array_equal(sent(2, 3), -streams["02"] - streams["12"])
+    rows = np.array(list(streams.values()), dtype=float)
+    # 20,000 draws: correlation 0 +- .007, one stream used twice has 1
+    assert np.abs(np.corrcoef(rows) - np.eye(3)).max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("weight", [1.0, 7e4, 1e38])
+def test_narrow_updates_and_large_weights_have_the_mean_of_float32(dtype, weight):
+    updates = {"leaf": jnp.array([[1.5, -2.0], [3.0, 5.0], [0.25, 1.0]], dtype)}
+    weights = weight * np.array([1.0, 2.0, 1.0], np.float32)
+    secret = federated.secure_mean(16)(_seen(updates, weights))["leaf"]
+    assert secret.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(secret, float), [1.9375, 2.25])
+
+
 def test_the_mean_is_that_of_the_plain_sum():
     count, bits = 6, 24
     updates, weights = _updates(count), jnp.array([1.0, 2.0, 0.0, 4.0, 5.0, 60.0])

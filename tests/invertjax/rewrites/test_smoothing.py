@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import models
-from invertjax import clients, distances, losses
+from invertjax import clients, losses, trees
 from invertjax.rewrites import smoothing
 
 SHARPNESS = 8.0
@@ -241,7 +241,7 @@ def test_the_gradient_of_a_network_tends_to_its_own(name, width):
         plain = shared(loss_fn)
         gap = jax.tree.map(lambda a, b: a - b[None], lax.map(soft, sharpness), plain)
         squares = [jnp.sum(g.reshape(len(g), -1) ** 2, 1) for g in jax.tree.leaves(gap)]
-        return jnp.sqrt(sum(squares) / distances.squared_norm(plain))
+        return jnp.sqrt(sum(squares) / trees.squared_norm(plain))
 
     # It takes longer to compile than to run.
     program = jax.jit(errors).lower(batch).compile(OPTIONS)
