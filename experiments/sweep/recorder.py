@@ -15,7 +15,7 @@ from experiments.settings.settings import Settings
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from invertjax import driver
-from invertjax.auditing import run, scores
+from invertjax.auditing import attackers, run, scores
 from invertjax.base import Stop
 from invertjax.driver import Cache
 
@@ -150,12 +150,14 @@ def _facts() -> dict[str, str]:
 
 def _measured(ready: Ready, row: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Returns a row of `scores.scored` as columns, and what the attack was."""
-    failed = row["loss"] is None
+    failed, ran = row["loss"] is None, ready.prepared.plan.row
+    exact = attackers.closed_form(ready.prepared.situation, (row["target"],))
     return {
         **scores.columns(row),
         "seconds": seconds,
         "status": "failed" if failed else "done",
         "reason": "no trial had a finite objective" if failed else None,
-        "attack_run": ready.prepared.plan.row.name,
+        "attack_run": ran.name,
+        "closed_form": None if ran.closed_form else exact or None,
         "threat_model": json.dumps(run.threats(ready.prepared, ready.known)),
     }

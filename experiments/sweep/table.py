@@ -37,6 +37,7 @@ _FACTS = {
     "status": str,
     "reason": str,
     "attack_run": str,
+    "closed_form": str,  # the attack that reads such an update exactly, if another
     "threat_model": str,
     "versions": str,
     "device": str,

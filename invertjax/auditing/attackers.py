@@ -239,12 +239,12 @@ def _choose(situation: Situation) -> str:
     return closed_form(situation) or INVERTING_GRADIENTS.name
 
 
-def closed_form(situation: Situation) -> str:
-    """Returns the attack that reads all updates in closed form, "" if there is none."""
+def closed_form(situation: Situation, of: Sequence[int] | None = None) -> str:
+    """Returns the attack that reads updates, by default all, in closed form, or ""."""
     updates, shape = situation.trials["update"], situation.target.shape
     admitted = all(
         attacks.admits(observed.take(updates, i), shape)
-        for i in range(situation.updates)
+        for i in (range(situation.updates) if of is None else of)
     )
     return ANALYTIC.name if admitted else ""
 

@@ -345,3 +345,12 @@ def test_without_a_grid_or_an_attack(tmp_path, capsys, monkeypatch):
     grid = sweeps.write(tmp_path, "")
     assert "name its attack" in sweeps.refused(capsys, grid, tmp_path / "run")
     assert "--grid is missing" in sweeps.refused(capsys, "--images=1", tmp_path / "run")
+
+
+def test_a_row_says_where_a_closed_form_reads_the_update(tmp_path):
+    """The mlp's first layer gives one image away, whatever gradient matching finds."""
+    text = 'model = "mlp"\nbatch_size = [1, 2]\nsteps = 2\ntargets = 1\n'
+    grid = sweeps.write(tmp_path, text)
+    assert sweeps.run(grid, f"--workdir={tmp_path / 'sweep'}") == 0
+    found = sweeps.table(tmp_path / "sweep").set_index("batch_size")
+    assert found.closed_form[1] == "analytic" and found.closed_form[2] is None
