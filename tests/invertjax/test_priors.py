@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from invertjax import priors
-from invertjax.distances import squared_norm
+from invertjax.trees import squared_norm
 
 T = jnp.zeros(())
 

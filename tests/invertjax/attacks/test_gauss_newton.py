@@ -12,8 +12,9 @@ from support import toy
 
 from invertjax import attacks, candidates, clients, defenses, losses
 from invertjax.base import Batch, Distance, Params, Result, Stop
-from invertjax.distances import masked, squared, squared_norm
+from invertjax.distances import masked, squared
 from invertjax.rewrites import smoothing
+from invertjax.trees import squared_norm
 
 SHAPE = (8, 8, 1)
 TARGETS = 3
