@@ -91,7 +91,7 @@ def _say_done(recorder: Any) -> int:
     if not processes.is_first():
         return 0
     summary = recorder.folder.json("summary.json")
-    print(f"All {summary['targets']} targets are done: {recorder.folder.path}")
+    print(f"All {len(recorder.rows)} targets are done: {recorder.folder.path}")
     return _code(summary)
 
 
@@ -131,6 +131,11 @@ def _missing(recorder: Any, updates: int) -> list[int]:
     """Returns the targets that the run has not finished, in every process."""
     done = np.zeros(updates, np.int32)
     for row in recorder.rows:
+        if row["target"] >= updates:
+            raise ValueError(
+                f"--resume: {recorder.folder.path} holds target {row['target']} of "
+                f"{updates}: start again with --overwrite."
+            )
         done[row["target"]] = 1
     return [int(i) for i in np.flatnonzero(processes.of_first(done) == 0)]
 
@@ -140,8 +145,8 @@ def _earlier(recorder: Any) -> dict[str, float]:
     if not processes.is_first():
         return {}
     summary = recorder.folder.json("summary.json")
-    names = ("seconds_compile", "seconds_run")
-    return {name: summary[name] for name in names if name in summary}
+    found = {name: summary.get(name) for name in ("seconds_compile", "seconds_run")}
+    return {k: v for k, v in found.items() if isinstance(v, int | float)}
 
 
 def _finish(report: Report, recorder: Any) -> int:
@@ -158,17 +163,17 @@ def _finish(report: Report, recorder: Any) -> int:
 
 def _code(summary: dict, rows: Iterable[dict] = ()) -> int:
     """Returns the exit code, and says on stderr what went wrong."""
-    if summary["failed"]:
+    if summary.get("failed"):
         which = [str(row["target"]) for row in rows if row["loss"] is None]
         print(
-            f"error: {summary['failed']} of {summary['targets']} targets had no trial "
-            f"with a finite objective{': ' * bool(which)}{', '.join(which)}.",
+            f"error: {summary['failed']} of {summary.get('targets')} targets had no "
+            f"trial with a finite objective{': ' * bool(which)}{', '.join(which)}.",
             file=sys.stderr,
         )
-    if summary["interrupted"]:
+    if summary.get("interrupted"):
         print("interrupted: go on with --resume.", file=sys.stderr)
         return INTERRUPTED
-    return FAILED if summary["failed"] else 0
+    return FAILED if summary.get("failed") else 0
 
 
 def _bar(items: Any, words: str) -> Iterator:

@@ -92,11 +92,13 @@ def still_falling(result: Result) -> bool:
     """Returns whether the objective was falling when the steps were spent: whether the
     last tenth of them took the best so far down by a twentieth."""
     steps = int(result.steps)
-    if int(result.stopped) != Stop.BUDGET or steps < 2:
-        return False
     losses = np.asarray(result.losses, float)[:steps]
+    if int(result.stopped) != Stop.BUDGET or len(losses) < 2:
+        return False
     losses = np.where(np.isfinite(losses), losses, np.inf)
-    before = losses[: -max(1, steps // 10)].min()
+    before = losses[: -max(1, len(losses) // 10)].min()
+    if np.isinf(before):
+        return bool(np.isfinite(result.loss))
     return bool(float(result.loss) < before - 0.05 * abs(before))
 
 

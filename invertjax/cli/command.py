@@ -64,6 +64,8 @@ def run(
         arguments = values(argv)
     except flags.Error as error:
         return said(error, BAD_INPUT)
+    except (OSError, UnicodeDecodeError) as error:
+        return said(f"--flagfile cannot be read as text: {error}.", BAD_INPUT)
 
     def checked() -> int:
         if any(values.get_flag_value(name, False) for name in help_flags):

@@ -17,6 +17,7 @@ from invertjax.cli import arrays
 from invertjax.cli.run_folder import RunDir
 
 RECONSTRUCTIONS, STATE = "reconstructions.npz", "state.npz"
+MOST = 10**6  # targets of a run
 FLUSH_SECONDS = 1.0  # between two writings, at least
 FLUSH_TIMES = 10  # as long as writing takes, at least
 
@@ -127,6 +128,9 @@ class Elsewhere(contextlib.nullcontext[None]):
 def _load_arrays(folder: RunDir) -> tuple[list[Row], list[Arrays]]:
     try:
         rows = folder.rows()
+        for number, row in enumerate(rows):
+            if not 0 <= int(row.get("target", number)) < MOST:
+                raise ValueError(f"line {number + 1} of its table is of no target")
         pairs = zip(rows, _arrays_of(folder, rows), strict=True) if rows else ()
         done = [pair for pair in pairs if pair[0]["stopped"] != "interrupted"]
         return [row for row, _ in done], [arrays for _, arrays in done]

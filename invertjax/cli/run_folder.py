@@ -147,9 +147,24 @@ class RunDir:
             image.save(file, format="PNG")
 
     def json(self, name: str) -> dict[str, Any]:
-        """Returns the content of a file; {} where there is none."""
+        """Returns the content of a file; {} where there is none.
+
+        Raises:
+          ValueError: naming the file, if it holds no JSON object.
+        """
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            found = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"{file} is damaged: expected a JSON object; start again with "
+                "--overwrite."
+            )
+        return cast("dict[str, Any]", found)
 
 
 def check(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from support import cli, sweeps
 from support.quadratic import STEPS, TARGETS, assert_close, make_quadratic
@@ -353,4 +354,4 @@ def test_a_row_says_where_a_closed_form_reads_the_update(tmp_path):
     grid = sweeps.write(tmp_path, text)
     assert sweeps.run(grid, f"--workdir={tmp_path / 'sweep'}") == 0
     found = sweeps.table(tmp_path / "sweep").set_index("batch_size")
-    assert found.closed_form[1] == "analytic" and found.closed_form[2] is None
+    assert found.closed_form[1] == "analytic" and pd.isna(found.closed_form[2])

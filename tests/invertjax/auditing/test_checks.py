@@ -49,7 +49,8 @@ def test_where_no_order_is_needed_counts_do(facts, threat):
 def test_an_audit_says_so():
     def loss_fn(params, batch):
         flat = batch["image"].reshape(4, -1)
-        return jnp.mean(flat @ params["head"]["kernel"] + params["head"]["bias"])
+        head = params["head"]
+        return jnp.mean(flat @ head["kernel"] + head["bias"][None])
 
     batches = {"image": jnp.zeros((1, 4, 8, 8, 3)), "label": jnp.zeros((1, 4), int)}
     with pytest.raises(ValueError, match="labels='inferred'.*local_batch.*'joint'"):

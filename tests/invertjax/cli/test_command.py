@@ -58,3 +58,14 @@ def test_faults_are_shown_where_they_are(body):
 def test_a_command_that_ends_well_says_nothing(capsys):
     assert command.guarded(lambda: 0) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe--seed=1\n", None])
+def test_a_flag_file_that_is_no_text(content, tmp_path, capsys):
+    file = tmp_path / "my.flags"
+    if content is not None:
+        file.write_bytes(content)
+    argv = ["me", f"--flagfile={file}"]
+    assert command.run(argv, "", (), lambda values: 0) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and "flagfile" in line and line.count("\n") == 1

@@ -208,3 +208,12 @@ def test_a_damaged_line_is_named(line, tmp_path):
     path.write_bytes(lines(ROWS[0]) + line + b"\n" + lines(ROWS[1]))
     with pytest.raises(ValueError, match="rows.jsonl: line 2 is damaged: expected"):
         run_folder.read_rows(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b'{"a": \xff}', b"[" * 100_000, b"null"]
+)
+def test_a_damaged_file_is_named(content, tmp_path):
+    (tmp_path / "summary.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"summary\.json is damaged.*--overwrite"):
+        run_folder.RunDir(tmp_path).json("summary.json")
