@@ -74,11 +74,14 @@ def _read(file: BinaryIO, *, stop_before_pixels: bool) -> Any:
     """Returns the data set of a file, which holds an image that can be read."""
     try:  # here, because few have such files
         import pydicom  # pyright: ignore[reportMissingImports]
+        from pydicom.filereader import (  # pyright: ignore[reportMissingImports]
+            read_file_meta_info,
+        )
     except ImportError:
         raise ValueError(
             "a DICOM file, which needs pydicom: pip install 'invertjax[dicom]'"
         ) from None
-    meta = pydicom.filereader.read_file_meta_info(file.name)
+    meta = read_file_meta_info(file.name)
     if meta.get("TransferSyntaxUID") == _DEFLATED:
         raise ValueError("is deflated as a whole: convert it")
     found = pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
