@@ -19,13 +19,13 @@ from invertjax.auditing import (
     Situation,
     Target,
     Threat,
+    forms,
     observed,
     preparing,
     situations,
 )
-from invertjax.auditing import forms as forms_
 from invertjax.auditing.attacker import Attacker
-from invertjax.auditing.attackers import ATTACKERS, scale_free
+from invertjax.auditing.attackers import ATTACKERS
 from invertjax.auditing.keys import again
 from invertjax.auditing.preparing import Prepared
 from invertjax.base import Batch
@@ -136,21 +136,15 @@ def given(
     checker(named, attack, threat, cache)(found.target, found.params)
     keys = keys_of(run, attack, 1)
 
-    def of(update: Any, attack: Attack = attack) -> Prepared:
+    row = ATTACKERS[attack.attack]
+
+    def taken(update: Any, by: Attacker) -> Prepared:
         trials = observed.as_trials(jax.tree.map(lambda leaf: leaf[None], update))
         situation = observed.situation(found.target, threat, trials, found.params)
-        return prepared_for(again(keys), attack, found.target, situation, None, cache)
+        asked = attack if by is row else Attack(attack=by.name)
+        return prepared_for(again(keys), asked, found.target, situation, None, cache)
 
-    free = scale_free(ATTACKERS[attack.attack])
-    forms = forms_.forms(
-        keys,
-        found.params,
-        found.update,
-        of,
-        (lambda update: of(update, Attack(attack=free.name))) if free else None,
-        cache,
-    )
-    prepared = of(found.update)._replace(forms=forms)
+    prepared = forms.prepared(keys, found.params, found.update, row, taken, cache)
     lines = {"batch_norm": _norm_knowledge(victim)}
     return Ready(keys, prepared, lines, {"given": saved.params})
 

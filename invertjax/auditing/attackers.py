@@ -269,6 +269,7 @@ _ROWS = (
 )
 ATTACKERS = {row.name: row for row in _ROWS}
 NAMES = tuple(ATTACKERS)
+SCALE_FREE = INVERTING_GRADIENTS  # for updates of unknown scale, of any network
 WARM_STARTS = tuple(row.name for row in reversed(_ROWS) if row.warms)
 
 
@@ -288,11 +289,6 @@ def named(attack: str | Attacker) -> Attacker:
 def with_number(name: str) -> list[str]:
     """Returns the names of the attacks that can be told a number."""
     return [row.name for row in _ROWS if name in row.numbers and row.choose is None]
-
-
-def scale_free(row: Attacker) -> Attacker | None:
-    """Returns an attack for updates of unknown scale, where this one is not."""
-    return None if row.scale_free else INVERTING_GRADIENTS
 
 
 def for_noise() -> list[Attacker]:

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 
 from invertjax import layers, leaves
-from invertjax.auditing import attackers, observed, preparing, run
-from invertjax.auditing import forms as forms_
+from invertjax.auditing import attackers, forms, observed, preparing, run
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.checks import check, check_data, check_loss, check_options
 from invertjax.auditing.keys import Keys, again, keys_of
@@ -120,21 +119,12 @@ def audit(
         preparing.prepare, public=public, cache=cache
     )
 
-    def of(update: Update, row: Attacker = row, **options: Any) -> preparing.Prepared:
+    def taken(update: Update, by: Attacker) -> preparing.Prepared:
         given = _given(target, threat, params, update, labels)
-        return make(again(keys), row, target, given, **options)
+        return make(again(keys), by, target, given, **(options if by is row else {}))
 
     if batches is None:
-        free = attackers.scale_free(row)
-        forms = forms_.forms(
-            keys,
-            params,
-            update,
-            lambda update: of(update, **options),
-            (lambda update: of(update, free)) if free else None,
-            cache,
-        )
-        prepared = of(update, **options)._replace(forms=forms)
+        prepared = forms.prepared(keys, params, update, row, taken, cache)
     else:
         truth = jax.tree.map(np.asarray, batches)
         situation = observed.simulate(

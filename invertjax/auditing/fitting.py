@@ -30,25 +30,31 @@ def _fit(row: Row) -> float:
     return np.inf if row["fit"] is None else row["fit"]
 
 
+def _best_fit(rows: Sequence[Row]) -> float:
+    return min(map(_fit, rows), default=np.inf)  # another process may have the rows
+
+
 def as_it_fits(
     prepared: Prepared,
     rows: list[Row],
     arrays: list[Arrays],
     watch: Watch,
     attack: Callable[..., programs.Attacked],
-) -> tuple[list[Row], list[Arrays], dict[str, Any]]:
+) -> tuple[list[Row], list[Arrays], dict[str, Any], bool]:
     """Returns rows, arrays and facts of the form of an update that is explained best,
-    those of the update as it should be where none is explained at all."""
+    those of the update as it should be where none is explained at all; and whether
+    that was interrupted before all were tried."""
     best, tried, facts = (rows, arrays), list[str](), dict[str, Any]()
     for form in prepared.forms:
         found: list[tuple[Row, Arrays]] = []
         other = watch.collecting(found)
-        if attack(form.prepared(other), watch=other).interrupted:
-            break
+        if attack(form.prepared(other), other).interrupted:
+            return *best, {**facts, "update_forms_tried": tried}, True
         tried.append(form.words)
-        if found and _fit(found[0][0]) < min(FITTED, _fit(best[0][0])):
-            best = [row for row, _ in found], [batch for _, batch in found]
+        now = [row for row, _ in found], [batch for _, batch in found]
+        if _best_fit(now[0]) < min(FITTED, _best_fit(best[0])):
+            best = now
             facts["update_form"] = form.words
         if not unexplained(prepared, best[0]):
             break
-    return *best, {**facts, "update_forms_tried": tried}
+    return *best, {**facts, "update_forms_tried": tried}, False

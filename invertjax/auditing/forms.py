@@ -12,7 +12,8 @@ import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
 from invertjax import leaves
-from invertjax.auditing import programs, run
+from invertjax.auditing import attackers, programs, run
+from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.keys import Keys, again
 from invertjax.auditing.preparing import Form, Prepared
 from invertjax.auditing.situations import Target
@@ -20,34 +21,44 @@ from invertjax.auditing.watch import Watch
 from invertjax.base import Arrays, Batch, Params, Row, Update
 from invertjax.driver.cache import Cache
 
-Make = Callable[[Update], Prepared]
+Make = Callable[[Update, Attacker], Prepared]
 
 
-def forms(
+def prepared(
     keys: Keys,
     params: Params,
     update: Update,
+    row: Attacker,
     make: Make,
-    scale_free: Make | None,
     cache: Cache,
-) -> tuple[Form, ...]:
-    """Returns what else an update may be, the likeliest first.
+) -> Prepared:
+    """Returns an attack on an update, with the forms that the update may have instead.
 
     Args:
       keys: of the audit.
       params, update: pytrees of one structure.
-      make: prepares the attack on what the update is taken for.
-      scale_free: prepares an attack that finds images whatever the scale of the
-        update; None where the attack itself does.
+      row: of the attack.
+      make: `(update, row) -> Prepared`, asked for other forms and other attacks, too.
       cache: of compiled functions.
     """
+    found = _forms(keys, leaves.floats(params), leaves.floats(update), row, make, cache)
+    return make(update, row)._replace(forms=found)
 
-    params, update = leaves.floats(params), leaves.floats(update)
+
+def _forms(
+    keys: Keys,
+    params: Params,
+    update: Update,
+    row: Attacker,
+    make: Make,
+    cache: Cache,
+) -> tuple[Form, ...]:
+    """Returns what else an update may be, the likeliest first."""
 
     def taken(words: str, update: Update) -> Form:
         def prepared(watch: Watch) -> Prepared:
-            del watch  # who asks is told nothing before the attack
-            return make(update)
+            del watch  # nobody is told before the attack
+            return make(update, row)
 
         return Form(words, prepared)
 
@@ -57,8 +68,8 @@ def forms(
     if _is_near(params, update):
         before_minus = jax.tree.map(_difference, params, update)
         found.insert(0, taken("the params after the training", before_minus))
-    if scale_free is not None:
-        found.append(_multiple(keys, update, make, scale_free, cache))
+    if not row.scale_free:
+        found.append(_multiple(keys, update, row, make, cache))
     return tuple(found)
 
 
@@ -78,26 +89,26 @@ def _is_near(params: Params, update: Update) -> bool:
     """Returns whether an update is closer to the params than to nothing."""
 
     def flat(tree: Any) -> np.ndarray:
-        leaves = [np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]
-        return np.concatenate(leaves)
+        parts = [np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]
+        return np.concatenate(parts)
 
     known = flat(params)
     return bool(np.linalg.norm(flat(update) - known) < 0.5 * np.linalg.norm(known))
 
 
 def _multiple(
-    keys: Keys, update: Update, make: Make, scale_free: Make, cache: Cache
+    keys: Keys, update: Update, row: Attacker, make: Make, cache: Cache
 ) -> Form:
     """Returns the form of a multiple, measured by an attack that is free of scale."""
 
     def prepared(watch: Watch) -> Prepared:
         best, factor = np.inf, 1.0
         for sign in (1.0, -1.0):
-            free = scale_free(_times(update, sign))
+            free = make(_times(update, sign), attackers.SCALE_FREE)
             for distance, scale in _measured(keys, free, watch, cache):
                 if distance < best:
                     best, factor = distance, sign * scale
-        return make(_times(update, factor))
+        return make(_times(update, factor), row)
 
     return Form("a multiple of it", prepared)
 

@@ -170,6 +170,8 @@ def _verdict(
         return verdicts.FAILED
     evidence = _evidence(rows, facts)
     if "psnr" not in rows[0]:
+        if facts["interrupted"]:  # before all forms of the update were tried
+            evidence = evidence._replace(interrupted=True)
         tried = tuple(facts.get("update_forms_tried", ()))
         return verdicts.verdict_blind(evidence, facts.get("update_form"), tried)
     scores: list[list[float]] = [row["psnr"] for row in rows]

@@ -4,6 +4,7 @@
 the parts.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,29 +90,21 @@ def complete(
     if todo is None:
         done = {row["target"] for row in rows}
         todo = [i for i in range(prepared.situation.updates) if i not in done]
-    attacked = attack(
-        keys,
-        prepared,
-        rule=rule,
-        todo=todo,
-        watch=watch._replace(update=keep),
-        memory_limit=memory_limit,
-        cache=cache,
+    attack_ = functools.partial(
+        attack, rule=rule, memory_limit=memory_limit, cache=cache
     )
+    kept = watch._replace(update=keep)
+    attacked = attack_(keys, prepared, todo=todo, watch=kept)
     if prepared.forms and fitting.unexplained(prepared, rows):
 
         def another(form: Prepared, watch: Watch) -> programs.Attacked:
-            return attack(
-                again(keys),
-                form,
-                rule=rule,
-                watch=watch,
-                memory_limit=memory_limit,
-                cache=cache,
-            )
+            return attack_(again(keys), form, watch=watch)
 
-        rows, arrays, told = fitting.as_it_fits(prepared, rows, arrays, watch, another)
+        rows, arrays, told, stopped = fitting.as_it_fits(
+            prepared, rows, arrays, watch, another
+        )
         facts = {**(facts or {}), **told}
+        attacked = attacked._replace(interrupted=attacked.interrupted or stopped)
     program = attacked.program if control and not attacked.interrupted else None
     null = controls.nulls(
         keys, prepared.situation, prepared.public, program, watch.check, cache

@@ -7,6 +7,7 @@ from support import toy
 
 import invertjax
 from invertjax import clients
+from invertjax.auditing import Watch
 from invertjax.driver import Cache
 
 SHAPE = (1, *toy.SHAPE)
@@ -72,3 +73,19 @@ def test_the_factor_is_measured_for_attacks_that_see_it():
     assert "a multiple" in report.verdict and report.rows[0]["fit"] < 0.1
     plain = audit(times(1.0), "deep_leakage", **options)
     assert plain.rows[0]["fit"] < 0.1 and "taken as" not in plain.verdict
+
+
+def test_who_is_interrupted_while_forms_are_tried_has_no_verdict():
+    """The first attack has ended; Ctrl-C comes with the first chunk of the next."""
+    ended = []
+
+    def check():
+        if ended:
+            raise KeyboardInterrupt
+
+    watch = Watch(check=check, update=lambda row, arrays: ended.append(row))
+    report = audit(times(-1.0), "inverting_gradients", steps=3, watch=watch)
+    assert len(ended) == len(report.rows) == 1
+    assert ended[0]["stopped"] == "budget" and ended[0]["fit"] > 0.1
+    assert report.summary["interrupted"] is True
+    assert report.verdict.startswith("NO VERDICT: the attack was interrupted")
