@@ -121,6 +121,8 @@ def _attacked(flags: dict[str, Any], client: str | None, attacker: str | None) -
     watch = Watch(update=lambda row, arrays: rows.append(dict(row)))
     _products(attacker)
     done = run.attack(ready.keys, ready.prepared, watch=watch, cache=Cache())
+    if done.interrupted:
+        raise KeyboardInterrupt
     found = [float(np.mean(row["psnr"])) for row in rows]
     return {
         "psnr": [round(value, 1) for value in found],

@@ -30,15 +30,22 @@ _MAX_SLICES = 256
 
 
 def preferred() -> bool:
-    """Says whether matrix products are the faster default: on CPUs they are.
+    """Says whether matrix products are the faster default: on CPUs and GPUs they are.
 
-    This is from measurements: on two CPU cores, a step of gradient
-    matching through five 3x3 convolutions on 32x32 images takes 4 (one image), 9 (a
-    batch of 8) or 7 times (8 restarts) as long with XLA's own. Other
-    backends were not measured and keep theirs. It is only a default: measure your own
-    model, and call `as_matrix_products` or not.
+    This is from measurements of a step of gradient matching through five 3x3
+    convolutions on 32x32 images. With XLA's own convolutions it takes, of the time with
+    matrix products,
+
+    | | one image | a batch of 8 | 8 (CPU) or 64 (GPU) restarts |
+    |---|---|---|---|
+    | two CPU cores | 4 times | 9 times | 7 times |
+    | an NVIDIA H200 | 2.3 times | 1.2 times | 2.5 times |
+
+    Other backends and larger batches on GPUs were not measured; other backends keep
+    their own. It is only a default: measure your own model, and call
+    `as_matrix_products` or not.
     """
-    return jax.default_backend() == "cpu"
+    return jax.default_backend() in ("cpu", "gpu")
 
 
 def as_matrix_products(fun: Callable[..., Any]) -> Callable[..., Any]:

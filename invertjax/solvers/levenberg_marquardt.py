@@ -23,6 +23,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from invertjax.base import Point
+from invertjax.solvers import side_by_side
 from invertjax.solvers.conjugate_gradients import Solution, conjugate_gradients, dot
 from invertjax.trees import squared_norm
 
@@ -116,10 +117,8 @@ def levenberg_marquardt(
         if gram is not None:
             first = solve(problem, gram, known, state.damping)
             first = first._replace(solved=first.solved | (state.steps < cheap))
-            gram = jax.lax.cond(
-                first.solved,
-                lambda: gram,
-                lambda: _gram(problem.product, flat, columns),
+            gram = side_by_side.where(
+                ~first.solved, lambda: _gram(problem.product, flat, columns), gram
             )
             known = known | ~first.solved
 
@@ -155,7 +154,7 @@ def _unless_done(
 ) -> Solution:
     if first is None:
         return solve()
-    return jax.lax.cond((n == 0) & first.solved, lambda: first, solve)
+    return side_by_side.where((n > 0) | ~first.solved, solve, first)
 
 
 def _linearised(
@@ -215,7 +214,8 @@ def _solve(
             damped, -problem.gradient, precondition, preconditioned, tolerance
         )
 
-    return jax.lax.cond(known, with_gram, plain)
+    none = Solution(jnp.zeros_like(problem.gradient), jnp.array(0), jnp.array(False))
+    return side_by_side.where(known, with_gram, side_by_side.where(~known, plain, none))
 
 
 def _predicted(problem: _Problem, step: jax.Array) -> jax.Array:
