@@ -3,7 +3,16 @@
 from invertjax.auditing import Situation
 from invertjax.base import Row, Stop
 from invertjax.cli import fields, recorder
-from invertjax.cli.fields import COUNT, FLAG, NUMBER, Kind, listed, nullable
+from invertjax.cli.fields import (
+    COUNT,
+    DECIBELS,
+    FLAG,
+    NUMBER,
+    SHARE,
+    listed,
+    nullable,
+    one_of,
+)
 from invertjax.cli.recorder import Like, Store
 
 # Of summary.json.
@@ -14,7 +23,6 @@ SUMMARY = {
     "seconds_compile": NUMBER,
     "seconds_run": NUMBER,
 }
-_STOPPED = Kind(f"one of {', '.join(Stop.NAMES)}", lambda value: value in Stop.NAMES)
 
 
 def store(situation: Situation) -> Store:
@@ -35,7 +43,7 @@ def row_fields(situation: Situation) -> fields.Fields:
         "target": COUNT,
         "loss": nullable(NUMBER),
         "steps": COUNT,
-        "stopped": _STOPPED,
+        "stopped": one_of(*Stop.NAMES),
         "labels": listed(COUNT, size),
         "update_rms": NUMBER,
         "still_falling": FLAG,
@@ -47,9 +55,9 @@ def row_fields(situation: Situation) -> fields.Fields:
         **blind,
         "fit_truth": nullable(NUMBER),
         "mse": listed(NUMBER, size),
-        "psnr": listed(NUMBER, size),
+        "psnr": listed(DECIBELS, size),
         "ssim": listed(NUMBER, 0, size),  # none of the smallest images
-        "label_recall": NUMBER,
+        "label_recall": SHARE,
         "labels_true": listed(COUNT, size),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from invertjax.cli import fields
 
-_SETTINGS = fields.table(fields.Kind("of any kind", lambda value: True))
+_SETTINGS = fields.table(fields.ANY)
 
 
 def check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:

@@ -130,17 +130,19 @@ class Like(NamedTuple):
     """What the arrays of a run have to be.
 
     Attributes:
-      count: of targets, at most.
+      targets: of the run, at most.
       each: of one target by name: the shape, and the kinds of dtype, such as "f".
     """
 
-    count: int
+    targets: int
     each: Mapping[str, tuple[tuple[int, ...], str]]
 
 
-_TARGET = fields.Kind(
-    f"a target, below {MOST}", lambda value: fields.COUNT.holds(value) and value < MOST
-)
+def _is_target(value: Any) -> bool:
+    return fields.COUNT.holds(value) and value < MOST
+
+
+_TARGET = fields.Kind(f"a target, below {MOST}", _is_target)
 _OPTIONAL = {"target": _TARGET, "seconds": fields.NUMBER}
 
 
@@ -169,9 +171,9 @@ def _check_targets(rows: list[Row], like: Like | None) -> None:
     seen: set[int] = set()
     for number, row in enumerate(rows):
         target = row.get("target", number)
-        if target in seen or (like is not None and target >= like.count):
-            why = "there twice" if target in seen else f"none of {like and like.count}"
-            raise ValueError(f"target {target} in {ROWS} is {why}")
+        if target in seen or (like is not None and target >= like.targets):
+            why = "there twice" if target in seen else "none of this run"
+            raise ValueError(f"{ROWS}: target {target} is {why}")
         seen.add(target)
 
 
@@ -193,7 +195,7 @@ def _bytes(like: Like | None) -> float | None:
     """Returns how much memory all arrays may take, at eight bytes a number."""
     if like is None:
         return None
-    return like.count * sum(8 * math.prod(shape) for shape, _ in like.each.values())
+    return like.targets * sum(8 * math.prod(shape) for shape, _ in like.each.values())
 
 
 def _check_like(stacked: Arrays, like: Like) -> None:

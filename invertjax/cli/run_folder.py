@@ -162,7 +162,9 @@ class RunDir:
         with replacing(self.path / name) as file:
             image.save(file, format="PNG")
 
-    def json(self, name: str, optional: fields.Fields = {}) -> dict[str, Any]:
+    def json(
+        self, name: str, optional: fields.Fields = fields.NO_FIELDS
+    ) -> dict[str, Any]:
         """Returns the content of a file; {} where there is none.
 
         Args:
