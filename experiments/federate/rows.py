@@ -1,5 +1,6 @@
 """What a row of a federation's metrics.jsonl holds, checked when it is read again."""
 
+from invertjax.auditing.attackers import ATTACKERS
 from invertjax.base import Row
 from invertjax.cli import fields
 from invertjax.cli.fields import (
@@ -11,6 +12,7 @@ from invertjax.cli.fields import (
     SHARE,
     listed,
     nullable,
+    one_of,
 )
 
 NULLS = ("null_mean_image", "null_random_image", "null_shuffled_update")
@@ -29,7 +31,7 @@ _SOME = {
 }
 # Of a round whose updates were attacked.
 _ATTACKED = {
-    "attack": LINE,
+    "attack": one_of(*ATTACKERS),
     "images": COUNT,
     "psnr_mean": DECIBELS,
     "psnr_std": DECIBELS,

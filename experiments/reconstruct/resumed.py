@@ -1,5 +1,6 @@
 """What the folder of a run has to hold, for another process to go on with it."""
 
+from invertjax import metrics
 from invertjax.auditing import Situation
 from invertjax.base import Row, Stop
 from invertjax.cli import fields, recorder
@@ -38,7 +39,7 @@ def store(situation: Situation) -> Store:
 
 def row_fields(situation: Situation) -> fields.Fields:
     """Returns the fields of a row of metrics.jsonl."""
-    size = situation.target.shape[0]
+    size, *image = situation.target.shape
     blind = {
         "target": COUNT,
         "loss": nullable(NUMBER),
@@ -56,7 +57,7 @@ def row_fields(situation: Situation) -> fields.Fields:
         "fit_truth": nullable(NUMBER),
         "mse": listed(NUMBER, size),
         "psnr": listed(DECIBELS, size),
-        "ssim": listed(NUMBER, 0, size),  # none of the smallest images
+        "ssim": listed(NUMBER, size if metrics.has_ssim(image) else 0),
         "label_recall": SHARE,
         "labels_true": listed(COUNT, size),
     }
