@@ -105,4 +105,4 @@ def test_what_is_damaged_is_read_or_refused_in_a_line(made, folder, name, how, c
 @pytest.mark.slow
 @pytest.mark.parametrize("folder, name, how, count", KINDS, ids=NAMES)
 def test_the_same_of_many_more(made, folder, name, how, count):
-    check(made(folder), name, how, range(10**6, 10**6 + 40 * count))
+    check(made(folder), name, how, range(10**6, 10**6 + 20 * count))
