@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -46,6 +47,10 @@ class Files(NamedTuple):
     read: Callable[[], Any]
 
 
+# What rows say themselves, which may well be so.
+OF_FAILURES = re.compile("failed, |error: .* had no trial with a finite objective")
+
+
 class Told(NamedTuple):
     """What came of reading: an exit code, and what was printed to standard error, but
     for rows that say themselves that something has failed."""
@@ -61,7 +66,8 @@ def told(read: Callable[[], Any]) -> Told:
         code = command.guarded(lambda: read() or 0)
     assert "\x1b" not in out.getvalue()
     lines = err.getvalue().splitlines(keepends=True)
-    return Told(code, "".join(x for x in lines if not x.startswith("failed, ")))
+    said = [line for line in lines if not OF_FAILURES.match(line)]
+    return Told(code if said or code != command.FAILED else 0, "".join(said))
 
 
 @contextlib.contextmanager
