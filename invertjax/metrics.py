@@ -6,7 +6,7 @@ All of it is computed in float32 or wider, whatever the images are.
 `score` does all of it: clips, assigns, scores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -141,6 +141,11 @@ def align(reconstruction: Batch, original: Batch) -> Batch:
     return jax.tree.map(lambda leaf: leaf[order], reconstruction)
 
 
+def has_ssim(shape: Sequence[int]) -> bool:
+    """Returns whether images `[H, W, C]` are as large as the window of `ssim`."""
+    return min(shape[:2]) >= _WINDOW
+
+
 def by_image(
     images: jax.Array, originals: jax.Array, *, cap: float = 160.0
 ) -> dict[str, jax.Array]:
@@ -149,7 +154,7 @@ def by_image(
         "mse": jax.vmap(mse)(images, originals),
         "psnr": jax.vmap(lambda a, b: psnr(a, b, cap=cap))(images, originals),
     }
-    if min(originals.shape[1:3]) >= _WINDOW:
+    if has_ssim(originals.shape[1:]):
         scores["ssim"] = jax.vmap(ssim)(images, originals)
     return scores
 

@@ -10,8 +10,9 @@ matplotlib.use("Agg")  # before pyplot: no screen is needed
 
 from matplotlib import pyplot  # noqa: E402
 
+from experiments.federate.rows import NULLS  # noqa: E402
+
 VERMILION = "#D55E00"  # of the palette of Okabe and Ito, for all eyes
-NULLS = ("null_mean_image", "null_random_image", "null_shuffled_update")
 
 
 def draw(rows: list[dict], title: str) -> Image.Image:
@@ -50,8 +51,8 @@ def _leakage(axes: Any, audits: list[dict]) -> None:
     _, low = _points(audits, "psnr_min")
     _, high = _points(audits, "psnr_max")
     spread = [
-        [m - x for m, x in zip(means, low, strict=True)],
-        [x - m for m, x in zip(means, high, strict=True)],
+        [max(m - x, 0) for m, x in zip(means, low, strict=True)],
+        [max(x - m, 0) for m, x in zip(means, high, strict=True)],
     ]
     style = dict(color=VERMILION, marker="o", capsize=4, linewidth=2)
     label = "reconstructed: mean, worst to best image"

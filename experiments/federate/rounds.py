@@ -15,12 +15,13 @@ import numpy as np
 
 from experiments.audit.versions import versions
 from experiments.federate import auditing, epsilon, training
+from experiments.federate import rows as rows_
 from experiments.federate.auditing import Audit
 from experiments.federate.training import Training
 from experiments.settings.attack import Attack
 from invertjax import federated
 from invertjax.auditing import Watch
-from invertjax.cli import recorder
+from invertjax.cli import fields, recorder, run_folder
 from invertjax.cli.recorder import Recorder
 from invertjax.cli.run_folder import RunDir
 from invertjax.driver import Cache
@@ -36,20 +37,42 @@ FILES = (
 
 
 _SPENT = ("epsilon_seen", "delta")
+SUMMARY = {"interrupted": fields.FLAG}
 
 
 class NotFinite(Exception):
     """Clients' updates were not finite, and that ends the run."""
 
 
-def recording(out: RunDir, start: Any) -> Recorder:
+def recording(out: RunDir, start: Any, rounds: int) -> Recorder:
     """Returns the rows and the state of a run, from its start or where it was ended.
 
+    Args:
+      out: its folder.
+      start: the state before the first round.
+      rounds: of the whole run.
+
     Raises:
-      ValueError: where the folder holds a state that cannot be read, or of another run.
+      ValueError: where the folder holds rows or a state that cannot be read, or of
+        another run.
     """
-    store = recorder.state(start, lambda row, state: row["round"] < int(state.round))
-    return Recorder(out, store)
+
+    def is_done(row: dict, state: Any) -> bool:
+        return row["round"] < int(state.round)
+
+    keeper = Recorder(out, recorder.state(start, is_done, rows_.check))
+    try:
+        rows_.check_order(keeper.rows, rounds)
+        if not 0 <= int(keeper.payload.round) <= rounds:
+            number = int(keeper.payload.round)
+            raise ValueError(f"{recorder.STATE} is of round {number} of {rounds}")
+    except ValueError as error:
+        raise ValueError(
+            f"--resume: {run_folder.ROWS} in --workdir={out.path} cannot be gone on "
+            f"with: {error}; start again with --overwrite."
+        ) from None
+    out.json("summary.json", SUMMARY)  # refused while that is easy
+    return keeper
 
 
 def train(

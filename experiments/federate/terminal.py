@@ -9,6 +9,7 @@ from experiments.audit import digests
 from experiments.audit.versions import versions
 from experiments.federate import auditing, rounds, training
 from experiments.federate import picture as federation_picture
+from experiments.federate.rows import NULLS
 from experiments.federate.training import Training
 from experiments.settings import federation, settings
 from experiments.settings.attack import Attack
@@ -63,7 +64,7 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
         resume=output.resume,
         files=rounds.FILES,
     ) as out:
-        keeper = rounds.recording(out, start)
+        keeper = rounds.recording(out, start, plan.rounds)
         if keeper.complete():
             print(f"All {plan.rounds} rounds are done: {out.path}")
             return 0
@@ -219,6 +220,6 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
     head = (str(row["round"]), f"{row['accuracy']:.1%}")
     if row.get("psnr_mean") is None:
         return (*head, *[""] * (len(COLUMNS) - 2))
-    floor = max(x for name, x in row.items() if name.startswith("null_"))
+    floor = max(row[name] for name in NULLS if name in row)
     shown = (row["psnr_mean"], row["psnr_min"], row["psnr_max"], floor)
     return (*head, *[f"{x:.2f}" for x in shown], f"{row['label_recall']:.0%}")

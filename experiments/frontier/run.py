@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import queue
 from collections import Counter
@@ -15,8 +16,9 @@ import numpy as np
 from experiments.audit import prepare
 from experiments.audit.prepare import Ready
 from experiments.data import Dataset
-from experiments.frontier import accuracy
+from experiments.frontier import accuracy, rows
 from experiments.frontier.accuracy import Setup
+from experiments.frontier.rows import LABELS, TRAININGS
 from experiments.settings import federation
 from experiments.settings.data import Data
 from experiments.settings.federation import Federation
@@ -30,11 +32,11 @@ from experiments.sweep.recorder import in_words
 from experiments.victims import inputs
 from invertjax import metrics
 from invertjax.auditing import controls, scores
-from invertjax.cli import run_folder
+from invertjax.cli import fields, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.driver import Cache
 
-TRAININGS, LABELS, ATTACKS = "trainings.jsonl", "labels.jsonl", "attacks"
+ATTACKS = "attacks"
 FEDERATION = "federation.json"
 RESULTS = ("frontier.csv", "frontier.png")
 
@@ -74,22 +76,25 @@ def _make(
             (folder / name).unlink(missing_ok=True)
     now = json.loads(json.dumps(federation.flat(plan)))
     file = folder / FEDERATION
-    if file.exists() and _read_json(file, named) != now:
+    if os.path.lexists(file) and _read_json(file, named) != now:
         raise ValueError(
-            f"{named} holds results of another federation: give --overwrite or another "
-            "folder."
+            f"{named} holds results of another federation, as its {FEDERATION} says: "
+            "give --overwrite or another folder."
         )
     sweeps.open_(str(folder / ATTACKS), cells, overwrite=overwrite)
+    for name in (TRAININGS, LABELS):  # refused before hours of work, and not after
+        rows.read(folder, name)
+    table_.Finished(folder / ATTACKS).look()
     run_folder.write(file, json.dumps(now, indent=1).encode())
 
 
 def _read_json(file: pathlib.Path, named: str) -> Any:
     try:
-        return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        return fields.read(file)
+    except ValueError as error:
         raise ValueError(
-            f"{named}: its {file.name} cannot be read; give --overwrite or another "
-            "folder."
+            f"{named}: its {file.name} cannot be read ({error}); give --overwrite or "
+            "another folder."
         ) from None
 
 
@@ -184,11 +189,12 @@ class Run:
         Args:
           kinds: of trainings or cells.
           work: makes the rows of all members of a kind.
-          file: of the rows. column: of a row that has the name of its member.
+          file: of the rows, one of `rows`. column: of a row that has the name of its
+            member.
           name_of: of a member.
           words: for the bar.
         """
-        done = {row[column] for row in run_folder.read_rows(self.folder / file)}
+        done = {row[column] for row in rows.read(self.folder, file)}
         left = [kind for kind in kinds if not {*map(name_of, kind)} <= done]
 
         def failed(one: T, error: Exception) -> dict[str, Any]:
@@ -199,8 +205,8 @@ class Run:
 
         made = contextlib.closing(_on_devices(left, tried))
         with made as results, self.bar(words, total=len(left)) as bar:
-            for rows in bar.over(results):
-                run_folder.append_rows(self.folder / file, rows)
+            for new in bar.over(results):
+                run_folder.append_rows(self.folder / file, new)
 
     def _checked(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
@@ -210,9 +216,8 @@ class Run:
 
 def failures(folder: pathlib.Path) -> Counter[str]:
     """Returns why federations failed, or the reading of labels, and how often."""
-    files = (folder / name for name in (TRAININGS, LABELS))
-    rows = [row for file in files for row in run_folder.read_rows(file)]
-    return Counter(str(row["failed"]) for row in rows if "failed" in row)
+    every = (rows.read(folder, name) for name in (TRAININGS, LABELS))
+    return Counter(row["failed"] for kept in every for row in kept if "failed" in row)
 
 
 def _or_failed(

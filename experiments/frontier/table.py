@@ -7,15 +7,17 @@ import numpy as np
 import pandas
 
 from experiments.frontier import accuracy, run
+from experiments.frontier.rows import LABELS, TRAININGS
+from experiments.frontier.rows import read as read_rows
 from experiments.settings.federation import Federation
 from experiments.settings.settings import Settings
 from experiments.show import summaries
 from experiments.sweep import table as table_
-from invertjax.cli import run_folder
 
 Frame = Any  # of pandas, whose own annotations do not survive indexing
 PLACE = ["dataset", "model"]
 POINT = [*PLACE, "defense"]
+NEEDED = (*PLACE, "train_steps", "attack", "defense_known", "ssim")  # of attacks
 
 
 def read(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> Frame:
@@ -116,7 +118,7 @@ def _by(row: Any) -> str:
 
 def _attacked(folder: pathlib.Path) -> Frame:
     """Returns means over targets and seeds, a row an attacker and stage."""
-    frame = summaries.read(folder / run.ATTACKS)
+    frame = summaries.read(folder / run.ATTACKS, NEEDED)
     frame = frame[summaries.done(frame)].copy()
     frame["adaptive"] = frame["defense_known"].fillna(False).astype(bool)
     keys = [*POINT, "defense_name", "train_steps", "attack", "adaptive"]
@@ -132,8 +134,7 @@ def _attacked(folder: pathlib.Path) -> Frame:
 
 def _labels(folder: pathlib.Path, cells: list[Settings]) -> Frame:
     """Returns what updates give away and what guesses score, a row a point."""
-    file = folder / run.LABELS
-    found = _done(file, "cell")
+    found = _done(folder, LABELS, "cell")
     rows = [
         {**_point(cell), **found[name]}
         for cell in cells
@@ -146,8 +147,7 @@ def _labels(folder: pathlib.Path, cells: list[Settings]) -> Frame:
 
 def _accuracies(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> Frame:
     """Returns what federations reached, a row a point."""
-    file = folder / run.TRAININGS
-    found = _done(file, "training")
+    found = _done(folder, TRAININGS, "training")
     wanted = {accuracy.setup_of(cell): _point(cell) for cell in cells}
     rows = [
         {**point, **found[name]}
@@ -171,9 +171,9 @@ def _frame(rows: list[dict[str, Any]], numbers: list[str]) -> Frame:
     return frame.astype(dict.fromkeys(numbers, float))
 
 
-def _done(file: pathlib.Path, column: str) -> dict[str, dict[str, Any]]:
+def _done(folder: pathlib.Path, file: str, column: str) -> dict[str, dict[str, Any]]:
     """Returns the rows of a file that did not fail, by a column."""
-    rows = run_folder.read_rows(file)
+    rows = read_rows(folder, file)
     return {row[column]: row for row in rows if "failed" not in row}
 
 

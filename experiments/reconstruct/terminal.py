@@ -11,6 +11,7 @@ import numpy as np
 from experiments.audit.prepare import Ready
 from experiments.audit.run import ready
 from experiments.audit.versions import versions
+from experiments.reconstruct import resumed
 from experiments.settings import settings
 from experiments.settings.output import Resumable
 from experiments.settings.settings import Settings
@@ -18,7 +19,7 @@ from invertjax import Report
 from invertjax.auditing import Watch, run
 from invertjax.cli import earlier, interrupts, processes, progress, run_folder
 from invertjax.cli.command import FAILED, INTERRUPTED
-from invertjax.cli.recorder import ARRAYS, Elsewhere, Recorder
+from invertjax.cli.recorder import Elsewhere, Recorder
 from invertjax.driver import Cache, stopping
 
 
@@ -57,7 +58,10 @@ def reconstruct(
         folder = run_folder.open_(
             workdir, overwrite=output.overwrite, resume=output.resume
         )
-        return Recorder(held.enter_context(folder), ARRAYS)
+        store = resumed.store(prepared.prepared.situation)
+        found = Recorder(held.enter_context(folder), store)
+        found.folder.json("summary.json", resumed.SUMMARY)  # refused while that is easy
+        return found
 
     processes.together(checked)
     prepared = processes.together(lambda: ready(chosen, progress=_bar, cache=cache))
@@ -130,13 +134,7 @@ def _attack(
 def _missing(recorder: Any, updates: int) -> list[int]:
     """Returns the targets that the run has not finished, in every process."""
     done = np.zeros(updates, np.int32)
-    for row in recorder.rows:
-        if row["target"] >= updates:
-            raise ValueError(
-                f"--resume: {recorder.folder.path} holds target {row['target']} of "
-                f"{updates}: start again with --overwrite."
-            )
-        done[row["target"]] = 1
+    done[[row["target"] for row in recorder.rows]] = 1
     return [int(i) for i in np.flatnonzero(processes.of_first(done) == 0)]
 
 
@@ -145,8 +143,7 @@ def _earlier(recorder: Any) -> dict[str, float]:
     if not processes.is_first():
         return {}
     summary = recorder.folder.json("summary.json")
-    found = {name: summary.get(name) for name in ("seconds_compile", "seconds_run")}
-    return {k: v for k, v in found.items() if isinstance(v, int | float)}
+    return {k: v for k, v in summary.items() if k in ("seconds_compile", "seconds_run")}
 
 
 def _finish(report: Report, recorder: Any) -> int:

@@ -5,8 +5,6 @@ before anything is read or traced.
 """
 
 import dataclasses
-import pathlib
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +14,7 @@ from experiments.settings.settings import Settings
 from experiments.settings.victim import has_batch_norm
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
-from invertjax.cli import amounts
+from invertjax.cli import amounts, fields
 from invertjax.cli import setting as kit
 from invertjax.cli.setting import setting
 from invertjax.defenses.protections import PROTECTIONS
@@ -140,12 +138,10 @@ def from_file(path: str) -> Federation:
     Raises:
       ValueError: on a file, a name or a value that cannot be.
     """
-    try:
-        text = pathlib.Path(path).read_text("utf-8-sig")
-        table = tomllib.loads(text).get("federation", {})
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise ValueError(f"{path}: {reason}; expected a TOML file in UTF-8.") from None
+    table = fields.toml(path)[1].get("federation", {})
+    if not isinstance(table, dict):
+        said = fields.shown(table)
+        raise ValueError(f"{path}: federation = {said}: expected a table [federation].")
     wrong = kit.unknown(table, RULES)
     if wrong is not None:
         raise ValueError(f"{path}: [federation] {wrong}")
@@ -164,8 +160,11 @@ def _value(name: str, value: Any) -> Any:
         kinds = (str,)
     else:
         kinds = (int, float) if rule.kind is float else (rule.kind,)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ValueError(f"{name} = {value!r}: wrong type.")
+    large = isinstance(value, int | float) and not fields.NUMBER.holds(value)
+    if isinstance(value, bool) or not isinstance(value, kinds) or large:
+        said = fields.shown(value, repr)
+        raise ValueError(f"{name} = {said}: wrong type, or too large.")
+    value = float(value) if rule.kind is float else value
     return rule.read(value) if rule.read is not None else value
 
 

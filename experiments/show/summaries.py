@@ -1,50 +1,41 @@
 """A sweep's results: from Parquet parts to means and deviations over coordinates."""
 
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
-import pyarrow
 from pandas.api import types
-from pyarrow import parquet
 
 from experiments.settings.settings import RULES
+from experiments.show import parts
+from experiments.show.parts import PICTURES
 from invertjax.cli.near import near
 from invertjax.reports import text as texts
 
 Frame = Any  # of pandas, whose own annotations do not survive indexing
-NEEDED = ("cell", "target", "status", "reason", "defense", "defense_name", "strength")
 # Every other column is a result; `loss` is one too, beside the setting of that name.
 SETTINGS = {*RULES, "defense_name", "strength"} - {"loss"}
-PICTURES = ("image", "original")  # columns of files' names
 EVERY = "all"  # the one value of a coordinate that is not there
 _FIRST = ("defense_name", "model", "attack", "dataset")  # among equals
 _DRAWS = ("seed", "target", "targets")  # averaged over, never a coordinate by default
 _COORDINATES = ("cell", "target", "device")  # beside the settings
 
 
-def read(workdir: pathlib.Path) -> Frame:
+def read(workdir: pathlib.Path, needed: Iterable[str] = ()) -> Frame:
     """Returns the rows of all parts, in the order in which they were written.
 
     Of a target that was tried again the last row that succeeded counts.
 
+    Args:
+      workdir: of the parts.
+      needed: columns besides those that every sweep has.
+
     Raises:
       ValueError: naming the folder or the part that is wrong.
     """
-    if not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir}: there is no such folder.")
-    parts = [_part(path) for path in sorted(workdir.glob("part-*.parquet"))]
-    if not sum(part.num_rows for part in parts):
-        raise ValueError(f"--workdir={workdir}: no results, expected part-*.parquet.")
-    try:
-        table = pyarrow.concat_tables(parts, promote_options="permissive")
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"--workdir={workdir}: its parts differ: {error}") from None
-    missing = [name for name in NEEDED if name not in table.column_names]
-    if missing:
-        raise ValueError(f"--workdir={workdir}: no column {missing[0]!r} in its parts.")
-    frame = table.to_pandas()
+    frame = parts.read(workdir, (*parts.NEEDED, *needed))
     order = done(frame).sort_values(kind="stable").index  # a success wins
     frame = frame.loc[order].drop_duplicates(["cell", "target"], keep="last")
     return frame.sort_index().apply(_plain)
@@ -57,19 +48,11 @@ def _plain(column: Frame) -> Frame:
         return column
 
     def plain(value: Any) -> Any:
-        value = str(value.tolist()) if isinstance(value, np.ndarray) else value
+        if isinstance(value, np.ndarray | list | dict):
+            value = str(value.tolist() if isinstance(value, np.ndarray) else value)
         return texts.printable(value) if isinstance(value, str) else value
 
     return column.map(plain)
-
-
-def _part(path: pathlib.Path) -> Any:
-    try:
-        with parquet.ParquetFile(path) as file:
-            return file.read()
-    except (pyarrow.ArrowException, OSError) as error:
-        says = str(error).rstrip(".")
-        raise ValueError(f"{path}: not a readable Parquet file: {says}.") from None
 
 
 class Choice(NamedTuple):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from collections import Counter
@@ -12,7 +13,7 @@ from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
-from invertjax.cli import leases, run_folder
+from invertjax.cli import fields, leases, run_folder
 
 FILE, LEASES = "_sweep.json", "_leases"
 
@@ -30,7 +31,7 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
         if overwrite:
             _check_idle(folder, named)
             _empty(folder)
-        if (folder / FILE).exists():
+        if os.path.lexists(folder / FILE):
             _check_same(folder, named, described)
         elif any(folder.glob("[!_]*")):  # another process may just be making ours
             raise ValueError(
@@ -68,34 +69,43 @@ def _described(grid: Grid) -> dict[str, Any]:
     }
 
 
+_DESCRIBED = {
+    "version": fields.LINE,
+    "cells": fields.COUNT,
+    "settings": fields.table(fields.listed(fields.LINE)),
+    "digest": fields.LINE,
+}
+
+
 def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
     try:
-        before = json.loads((folder / FILE).read_text("utf-8"))
-        same = before["digest"] == now["digest"]
-        old, new = before["settings"], now["settings"]
-        version = before["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = fields.read(folder / FILE, _DESCRIBED)
+    except ValueError as error:
         raise ValueError(
-            f"{named}: its {FILE} cannot be read; give --overwrite or another folder."
+            f"{named}: its {FILE} cannot be read ({error}); give --overwrite or "
+            "another folder."
         ) from None
+    version = before["version"]
     if version != now["version"]:
         raise ValueError(
-            f"{named} was written by invertjax {version}, this is {now['version']}: "
-            "expected the same; give --overwrite or another folder."
+            f"{named} was written by invertjax {fields.shown(version)}, as its {FILE} "
+            f"says, this is {now['version']}: expected the same; give --overwrite or "
+            "another folder."
         )
-    if same:
+    if before["digest"] == now["digest"]:
         return
+    old, new = before["settings"], now["settings"]
     differ = [name for name in new if old.get(name) != new[name]]
     what = ", ".join(f"{name}: {_listed(old.get(name))}" for name in differ[:3])
     raise ValueError(
-        f"{named} holds a sweep of another grid ({before['cells']} cells, this one has "
-        f"{now['cells']}); it has {what or 'other combinations'}: give "
-        "--overwrite or another folder."
+        f"{named} holds a sweep of another grid, as its {FILE} says "
+        f"({before['cells']} cells, this one has {now['cells']}); it has "
+        f"{what or 'other combinations'}: give --overwrite or another folder."
     )
 
 
 def _listed(values: list[str] | None, most: int = 4) -> str:
-    values = values or []
+    values = [fields.shown(value) for value in values or []]
     return "[" + ", ".join(values[:most]) + (", ..." * (len(values) > most)) + "]"
 
 

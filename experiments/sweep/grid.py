@@ -15,15 +15,13 @@ Errors are one-line `ValueError`s: file, line, setting, its value and what is ri
 
 import itertools
 import math
-import pathlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from experiments.settings.settings import RULES, Settings, resolve, values
 from experiments.sweep.axes import Axis, axis_of, check, listed, wrong
-from invertjax.cli import setting
+from invertjax.cli import fields, setting
 
 MOST = 100_000  # cells that are expanded
 
@@ -108,12 +106,7 @@ def _cell(path: str, varied: list[str], given: dict[str, Any]) -> Settings:
 
 def _tables(path: str, apart: tuple[str, ...]) -> list[dict[str, Axis]]:
     """Returns each grid of a file with the shared keys, in the order of the file."""
-    try:
-        text = pathlib.Path(path).read_bytes().decode("utf-8-sig")
-        shared = tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", error)
-        raise ValueError(f"{path}: {reason}; expected a TOML file in UTF-8.") from None
+    text, shared = fields.toml(path)
     grids, _ = shared.pop("grid", [{}]), [shared.pop(key, None) for key in apart]
     if not (isinstance(grids, list) and grids and all(type(g) is dict for g in grids)):
         expected = "one [[grid]] or more, tables of settings"

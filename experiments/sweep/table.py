@@ -5,7 +5,7 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from experiments.settings import settings
 from experiments.settings.settings import RULES, Settings
 from experiments.sweep import grid
 from invertjax.auditing import scores
-from invertjax.cli import run_folder
+from invertjax.cli import fields, run_folder
 
 # The settings in the order of the columns. `experiments.show` takes the first among
 # equals; a setting that is not here comes after them. No sweep has a checkpoint, but
@@ -116,11 +116,27 @@ def columns(file: pathlib.Path, *names: str) -> Iterator[tuple]:
     """Returns some columns of a part, row by row.
 
     Raises:
-      ValueError: naming the part if it cannot be read.
+      ValueError: naming the part if it cannot be read, or has them of other types.
     """
     try:
+        fields.check_regular(file)
         with pq.ParquetFile(file) as part:
-            found = part.read(columns=list(names)).to_pydict()
+            table = part.read(columns=list(names))
+            _check_types(table, names)
+            found = table.to_pydict()
             return zip(*(found[name] for name in names), strict=True)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from None
+    except Exception as error:  # Arrow's are of all sorts
+        reason = fields.shown(" ".join(str(error).split()))
+        raise ValueError(f"{file} cannot be read: {reason}.") from None
+
+
+def _check_types(table: pa.Table, names: Iterable[str]) -> None:
+    """Refuses columns that this table has not, or not of such values."""
+    table.validate(full=True)  # texts in UTF-8, offsets within their buffers
+    for name in names:
+        found, right = table.schema.field(name).type, SCHEMA.field(name).type
+        if found not in (right, pa.null()):
+            raise ValueError(f"column {name!r} is of type {found}, expected {right}")
+    for name in {"cell", "target"} & {*names}:
+        if table.column(name).null_count:
+            raise ValueError(f"column {name!r} has gaps")

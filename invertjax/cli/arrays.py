@@ -7,8 +7,6 @@ number (`save_leaves`).
 
 import itertools
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
@@ -17,31 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from invertjax.cli import run_folder
+from invertjax.cli import npz, run_folder
 from invertjax.cli.near import near
 
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 _safetensors: Any = safetensors  # likewise
 
 SUFFIXES = (".npz", ".safetensors")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    safetensors.SafetensorError,
-)
 
 
-def load(path: str, named: str) -> dict[str, np.ndarray]:
+def load(path: str, named: str, most: float | None = None) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by key.
 
     Args:
       path: of a .npz or .safetensors file.
       named: what errors call it, e.g. "--update=FILE".
+      most: bytes of all arrays of a .npz together; by default this machine's memory.
 
     Raises:
       ValueError: where it cannot be read, or holds no arrays.
@@ -51,14 +40,22 @@ def load(path: str, named: str) -> dict[str, np.ndarray]:
         raise ValueError(f"{named}: there is no such file.")
     try:
         is_npz = path.endswith(SUFFIXES[0])
-        arrays = _npz(path) if is_npz else _safetensors.numpy.load_file(path)
-    except _UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if "allow_pickle" in reason:
-            reason = "it holds Python objects: save plain arrays, one for each key"
-        raise ValueError(f"{named} cannot be read: {reason}.") from None
+        arrays = npz.read(path, most) if is_npz else _of_safetensors(path)
+    except npz.Unreadable as error:
+        raise ValueError(f"{named} cannot be read: {error}.") from None
     if not arrays:
         raise ValueError(f"{named} holds no arrays.")
+    return arrays
+
+
+def _of_safetensors(path: str) -> dict[str, np.ndarray]:
+    try:
+        arrays: dict[str, np.ndarray] = _safetensors.numpy.load_file(path)
+    except Exception as error:  # of any kind: types that it does not know, as well
+        reason = (str(error).splitlines() or [""])[0]
+        raise npz.Unreadable(reason or type(error).__name__) from None
+    for key in arrays:
+        npz.check_key(key)
     return arrays
 
 
@@ -66,25 +63,6 @@ def check_suffix(path: str, named: str) -> None:
     """Raises `ValueError` unless a file's name says which of the two formats it has."""
     if not path.endswith(SUFFIXES):
         raise ValueError(f"{named}: expected a file named *.npz or *.safetensors.")
-
-
-def _npz(path: str) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file:  # np.load leaves a damaged one open
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array; use np.savez")
-        found: dict[str, Any] = {key: archive[key] for key in archive.files}
-    return {key: _checked_type(key, leaf) for key, leaf in found.items()}
-
-
-def _checked_type(key: str, leaf: np.ndarray) -> np.ndarray:
-    """Refuses what .npz keeps only as bytes, such as bfloat16."""
-    if leaf.dtype.kind == "V":
-        raise ValueError(
-            f"{key!r} is of a type that .npz does not keep ({leaf.dtype.itemsize} "
-            "bytes each, perhaps bfloat16); save it as float32, or as .safetensors"
-        )
-    return leaf
 
 
 def save(path: str, tree: Any, notes: dict[str, str] | None = None) -> None:
@@ -118,10 +96,8 @@ def load_leaves(path: pathlib.Path, like: Any) -> Any:
         and dtypes.
     """
     wanted, structure = _jax.tree.flatten(like)
-    try:
-        found = sorted(_npz(str(path)).items())
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from None
+    most = sum(leaf.size * leaf.dtype.itemsize for leaf in wanted)
+    found = sorted(_leaves(path, most).items())
     if len(found) != len(wanted):
         raise ValueError(
             f"{path} holds {len(found)} arrays: expected {len(wanted)}, of this run's "
@@ -138,6 +114,15 @@ def load_leaves(path: pathlib.Path, like: Any) -> Any:
                 f"expected {right.shape} and {right.dtype}."
             )
     return _jax.tree.unflatten(structure, [leaf for _, leaf in found])
+
+
+def _leaves(path: pathlib.Path, most: float) -> dict[str, np.ndarray]:
+    try:
+        if not path.is_file():
+            raise npz.Unreadable("not a regular file")
+        return npz.read(str(path), most)
+    except npz.Unreadable as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
 
 
 def _bits(leaf: Any) -> np.ndarray:

@@ -1,14 +1,16 @@
 """How command lines end: one line and an exit code for all that goes wrong."""
 
+import pathlib
 import sys
 from collections.abc import Callable, Iterable
 
 from absl import flags
 
-from invertjax.cli import interrupts, processes, setting
+from invertjax.cli import fields, interrupts, processes, setting
 from invertjax.driver import layout
 from invertjax.reports import text
 
+_HELP = ("help", "helpshort")
 FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
 
 
@@ -54,27 +56,59 @@ def run(
       records: whose settings are its flags, see `setting`.
       body: the command, told the flags.
     """
-    values = flags.FlagValues()
-    help_flags = ("help", "helpshort")
-    for name in help_flags:
-        flags.DEFINE_bool(name, False, "Show this text.", flag_values=values)
-    for record in records:
-        setting.define(record, values)
+    records = tuple(records)
     try:
+        for path in _flag_files(argv):
+            _check_flag_file(path, argv[0], records)
+        values = _defined(records)
         arguments = values(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         return said(error, BAD_INPUT)
-    except (OSError, UnicodeDecodeError) as error:
-        return said(f"--flagfile cannot be read as text: {error}.", BAD_INPUT)
 
     def checked() -> int:
-        if any(values.get_flag_value(name, False) for name in help_flags):
+        if any(values.get_flag_value(name, False) for name in _HELP):
             print(f"{doc}\nflags:\n{values.get_help()}", flush=True)
             return 0
         check_arguments(arguments)
         return body(values)
 
     return guarded(checked)
+
+
+def _defined(records: Iterable[type]) -> flags.FlagValues:
+    """Returns the flags of a command, none of which is given yet."""
+    values = flags.FlagValues()
+    for name in _HELP:
+        flags.DEFINE_bool(name, False, "Show this text.", flag_values=values)
+    for record in records:
+        setting.define(record, values)
+    return values
+
+
+def _flag_files(argv: list[str]) -> list[str]:
+    """Returns the paths of all `--flagfile=FILE` and `--flagfile FILE`."""
+    found: list[str] = []
+    for i, argument in enumerate(argv):
+        name, equals, path = argument.lstrip("-").partition("=")
+        if argument == "--":
+            break
+        if argument.startswith("-") and name == "flagfile":
+            found += [path] if equals else argv[i + 1 : i + 2]
+    return found
+
+
+def _check_flag_file(path: str, program: str, records: Iterable[type]) -> None:
+    """Refuses a file that is no text, or in which a line is no flag of the command.
+
+    Raises:
+      ValueError: naming the file, and what is wrong with it.
+    """
+    named = f"--flagfile={path}"
+    try:
+        fields.content(pathlib.Path(path).expanduser()).decode()
+        check_arguments(_defined(records)([program, named]))
+    except (flags.Error, ValueError, RuntimeError) as error:
+        raise ValueError(f"{named} cannot be read: {error}") from None
 
 
 def said(error: object, code: int) -> int:

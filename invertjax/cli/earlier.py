@@ -4,6 +4,10 @@ import json
 import pathlib
 from typing import Any
 
+from invertjax.cli import fields
+
+_SETTINGS = fields.table(fields.ANY)
+
 
 def check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
     """Refuses to go on with a run of other settings.
@@ -21,8 +25,9 @@ def check_same(path: str, file: pathlib.Path, now: dict[str, Any]) -> None:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise ValueError(
-                f"--resume: the run in --workdir={path} has --{name}="
-                f"{before.get(name)}, this one {now.get(name)}; expected the same."
+                f"--resume: {file.name} of the run in --workdir={path} has "
+                f"--{fields.shown(name)}={fields.shown(before.get(name))}, this one "
+                f"{now.get(name)}; expected the same."
             )
 
 
@@ -41,22 +46,18 @@ def check_inputs(path: str, now: dict[str, str]) -> None:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise ValueError(
-                f"--resume: what --{name} names is not what it was when the run in "
-                f"--workdir={path} began: expected the same content; start again with "
-                "--overwrite."
+                f"--resume: what --{fields.shown(name)} names is not what it was when "
+                f"the run in --workdir={path} began, as its {file.name} says: expected "
+                "the same content; start again with --overwrite."
             )
 
 
 def _config(path: str, file: pathlib.Path) -> dict[str, Any]:
     """Returns the content of a run's config.json."""
     try:
-        found = json.loads(file.read_bytes())
-        parts = found["settings"], found.get("inputs", {})
-        if all(isinstance(part, dict) for part in parts):
-            return found
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise ValueError(
-        f"--resume: {file} cannot be read; start --workdir={path} again with "
-        "--overwrite."
-    )
+        return fields.read(file, {"settings": _SETTINGS}, {"inputs": _SETTINGS})
+    except ValueError as error:
+        raise ValueError(
+            f"--resume: {file} cannot be read ({error}); start --workdir={path} again "
+            "with --overwrite."
+        ) from None

@@ -154,7 +154,7 @@ def _alive(mark: dict[str, Any]) -> bool | None:
         return None
     if started != mark.get("started"):  # ended, and its number is another's by now
         return False
-    return pid != os.getpid() or mark.get("token") in _HELD
+    return pid != os.getpid() or any(mark.get("token") == held for held in _HELD)
 
 
 def _machine() -> str:

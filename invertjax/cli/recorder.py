@@ -6,15 +6,16 @@ are written, and which rows count when the run goes on.
 """
 
 import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from invertjax.base import Arrays, Row
-from invertjax.cli import arrays
-from invertjax.cli.run_folder import RunDir
+from invertjax.cli import arrays, fields
+from invertjax.cli.run_folder import ROWS, RunDir
 
 RECONSTRUCTIONS, STATE = "reconstructions.npz", "state.npz"
 MOST = 10**6  # targets of a run
@@ -125,13 +126,37 @@ class Elsewhere(contextlib.nullcontext[None]):
         pass
 
 
-def _load_arrays(folder: RunDir) -> tuple[list[Row], list[Arrays]]:
+class Like(NamedTuple):
+    """What the arrays of a run have to be.
+
+    Attributes:
+      targets: of the run, at most.
+      each: of one target by name: the shape, and the kinds of dtype, such as "f".
+    """
+
+    targets: int
+    each: Mapping[str, tuple[tuple[int, ...], str]]
+
+
+def _is_target(value: Any) -> bool:
+    return fields.COUNT.holds(value) and value < MOST
+
+
+_TARGET = fields.Kind(f"a target, below {MOST}", _is_target)
+_OPTIONAL = {"target": _TARGET, "seconds": fields.NUMBER}
+
+
+def _load_arrays(
+    folder: RunDir, check: Callable[[Row], None], like: Like | None
+) -> tuple[list[Row], list[Arrays]]:
+    def checked(row: Row) -> None:
+        fields.check(row, {"stopped": fields.TEXT}, _OPTIONAL)
+        check(row)
+
     try:
-        rows = folder.rows()
-        for number, row in enumerate(rows):
-            if not 0 <= int(row.get("target", number)) < MOST:
-                raise ValueError(f"line {number + 1} of its table is of no target")
-        pairs = zip(rows, _arrays_of(folder, rows), strict=True) if rows else ()
+        rows = folder.rows(checked)
+        _check_targets(rows, like)
+        pairs = zip(rows, _arrays_of(folder, rows, like), strict=True) if rows else ()
         done = [pair for pair in pairs if pair[0]["stopped"] != "interrupted"]
         return [row for row, _ in done], [arrays for _, arrays in done]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -141,15 +166,51 @@ def _load_arrays(folder: RunDir) -> tuple[list[Row], list[Arrays]]:
         ) from None
 
 
-def _arrays_of(folder: RunDir, rows: list[Row]) -> list[Arrays]:
+def _check_targets(rows: list[Row], like: Like | None) -> None:
+    """Refuses targets that are there twice, or that this run has not."""
+    seen: set[int] = set()
+    for number, row in enumerate(rows):
+        target = row.get("target", number)
+        if target in seen or (like is not None and target >= like.targets):
+            why = "there twice" if target in seen else "none of this run"
+            raise ValueError(f"{ROWS}: target {target} is {why}")
+        seen.add(target)
+
+
+def _arrays_of(folder: RunDir, rows: list[Row], like: Like | None) -> list[Arrays]:
     """Returns the arrays of every row: those of its target, or, in a folder that knows
     no targets, those at its place."""
-    stacked = arrays.load(str(folder.path / RECONSTRUCTIONS), RECONSTRUCTIONS)
+    file = str(folder.path / RECONSTRUCTIONS)
+    stacked = arrays.load(file, RECONSTRUCTIONS, _bytes(like))
+    if like is not None:
+        _check_like(stacked, like)
     places = list(range(len(rows)))
     if "target" in stacked:
         of = stacked["target"].tolist()
         places = [of.index(row["target"]) for row in rows]
     return [{name: leaf[i] for name, leaf in stacked.items()} for i in places]
+
+
+def _bytes(like: Like | None) -> float | None:
+    """Returns how much memory all arrays may take, at eight bytes a number."""
+    if like is None:
+        return None
+    return like.targets * sum(8 * math.prod(shape) for shape, _ in like.each.values())
+
+
+def _check_like(stacked: Arrays, like: Like) -> None:
+    """Refuses arrays that are not those of such targets."""
+    if set(stacked) - {"target"} != set(like.each) - {"target"}:
+        raise ValueError(f"{RECONSTRUCTIONS} has {list(stacked)}")
+    lengths = {leaf.shape[:1] for leaf in stacked.values()}
+    for name, leaf in stacked.items():
+        shape, kinds = like.each[name]
+        right = leaf.shape[1:] == shape and leaf.dtype.kind in kinds
+        if not right or len(lengths) > 1 or not np.all(np.isfinite(leaf)):
+            raise ValueError(
+                f"{RECONSTRUCTIONS} holds {name!r} of shape {leaf.shape} and type "
+                f"{leaf.dtype}: expected finite numbers, {shape} a target"
+            )
 
 
 def _appended(batches: list[Arrays], new: Arrays) -> list[Arrays]:
@@ -162,14 +223,26 @@ def _save_arrays(folder: RunDir, batches: list[Arrays]) -> None:
     folder.write_arrays(RECONSTRUCTIONS, stacked)
 
 
-# A dict of arrays for every row, stacked in reconstructions.npz. They are written
-# first, so that there are arrays for every row; arrays without a row are left out.
-ARRAYS = Store(
-    _load_arrays,
-    _appended,
-    _save_arrays,
-    rows_first=False,
-)
+def by_target(
+    check: Callable[[Row], None] = fields.any_row, like: Like | None = None
+) -> Store:
+    """Keeps a dict of arrays for every row, stacked in reconstructions.npz.
+
+    They are written first, so that there are arrays for every row; arrays without a row
+    are left out.
+
+    Args:
+      check: raises `ValueError` on a row that is not as expected.
+      like: what the arrays are; None: they may be any.
+    """
+
+    def load(folder: RunDir) -> tuple[list[Row], list[Arrays]]:
+        return _load_arrays(folder, check, like)
+
+    return Store(load, _appended, _save_arrays, rows_first=False)
+
+
+ARRAYS = by_target()
 
 
 def _replaced(last: Any, new: Any) -> Any:
@@ -177,7 +250,11 @@ def _replaced(last: Any, new: Any) -> Any:
     return new
 
 
-def state(start: Any, is_done: Callable[[Row, Any], bool]) -> Store:
+def state(
+    start: Any,
+    is_done: Callable[[Row, Any], bool],
+    check: Callable[[Row], None] = fields.any_row,
+) -> Store:
     """Keeps the last state of a run, in state.npz.
 
     Rows are written first, so that none is lost of what the state has done. Rows of
@@ -186,7 +263,12 @@ def state(start: Any, is_done: Callable[[Row, Any], bool]) -> Store:
     Args:
       start: the state before the run, a pytree of arrays.
       is_done: `(row, state) -> bool`, whether the state has done what the row is of.
+      check: raises `ValueError` on a row that is not as expected.
     """
+
+    def checked(row: Row) -> None:
+        fields.check(row, {}, {"seconds": fields.NUMBER})
+        check(row)
 
     def load(folder: RunDir) -> tuple[list[Row], Any]:
         file = folder.path / STATE
@@ -194,8 +276,8 @@ def state(start: Any, is_done: Callable[[Row, Any], bool]) -> Store:
             return [], start
         try:
             last = arrays.load_leaves(file, start)
-            return [row for row in folder.rows() if is_done(row, last)], last
-        except (ValueError, LookupError) as error:
+            return [row for row in folder.rows(checked) if is_done(row, last)], last
+        except (ValueError, LookupError, TypeError) as error:
             raise ValueError(
                 f"--resume: {error} Start again with --overwrite."
             ) from None

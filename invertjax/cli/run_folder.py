@@ -5,13 +5,13 @@ import json
 import os
 import pathlib
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from invertjax.base import Row
-from invertjax.cli import earlier, locks
+from invertjax.cli import earlier, fields, locks
 
 ROWS = "metrics.jsonl"
 FILES = (
@@ -70,18 +70,29 @@ def remove_partial(folder: pathlib.Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def read_rows(path: pathlib.Path) -> list[Row]:
+def read_rows(
+    path: pathlib.Path, check: Callable[[Row], None] = fields.any_row
+) -> list[Row]:
     """Reads the JSON objects of a file that has one on every line; [] without a file.
 
     A last line that has no newline yet was cut off while it was written: it is left
     out, and `append_rows` removes it.
 
+    Args:
+      path: of the file.
+      check: raises `ValueError` on a row whose fields are not as expected.
+
     Raises:
-      ValueError: naming the file and the first line that holds no JSON object.
+      ValueError: naming the file, and the first line that is no such row.
     """
-    content = path.read_bytes() if path.exists() else b""
+    if not os.path.lexists(path):
+        return []
+    try:
+        content = fields.content(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from None
     lines = content[: _whole(content)].split(b"\n")[:-1]
-    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+    return [_row(path, number, line, check) for number, line in enumerate(lines, 1)]
 
 
 def append_rows(path: pathlib.Path, rows: Sequence[Row]) -> None:
@@ -104,16 +115,21 @@ def _whole(content: bytes) -> int:
     return content.rfind(b"\n") + 1
 
 
-def _row(path: pathlib.Path, number: int, line: bytes) -> Row:
+def _row(
+    path: pathlib.Path, number: int, line: bytes, check: Callable[[Row], None]
+) -> Row:
     try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        row = fields.parsed(line)
+    except ValueError:
         row = None
-    if not isinstance(row, dict):
-        raise ValueError(
-            f"{path}: line {number} is damaged: expected a JSON object on every line."
-        )
-    return cast(Row, row)
+    try:
+        if not isinstance(row, dict):
+            raise ValueError("expected a JSON object on every line")
+        found = cast(Row, row)
+        check(found)
+        return found
+    except ValueError as error:
+        raise ValueError(f"{path}: line {number} is damaged: {error}.") from None
 
 
 class RunDir:
@@ -137,34 +153,34 @@ class RunDir:
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write(self.path / ROWS, text.encode())
 
-    def rows(self) -> list[Row]:
+    def rows(self, check: Callable[[Row], None] = fields.any_row) -> list[Row]:
         """Reads what `write_rows` has written; [] where there is nothing."""
-        return read_rows(self.path / ROWS)
+        return read_rows(self.path / ROWS, check)
 
     def write_image(self, name: str, image: Any) -> None:
         """Writes a `PIL.Image.Image` as PNG."""
         with replacing(self.path / name) as file:
             image.save(file, format="PNG")
 
-    def json(self, name: str) -> dict[str, Any]:
+    def json(
+        self, name: str, optional: fields.Fields = fields.NO_FIELDS
+    ) -> dict[str, Any]:
         """Returns the content of a file; {} where there is none.
 
+        Args:
+          name: of the file.
+          optional: what its fields are, where they are there.
+
         Raises:
-          ValueError: naming the file, if it holds no JSON object.
+          ValueError: naming the file, if it holds no such JSON object.
         """
         file = self.path / name
-        if not file.exists():
-            return {}
         try:
-            found = json.loads(file.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            return fields.read(file, {}, optional) if os.path.lexists(file) else {}
+        except ValueError as error:
             raise ValueError(
-                f"{file} is damaged: expected a JSON object; start again with "
-                "--overwrite."
-            )
-        return cast("dict[str, Any]", found)
+                f"{file} is damaged: {error}; start again with --overwrite."
+            ) from None
 
 
 def check(

@@ -1,15 +1,23 @@
 """What every command line does first."""
 
+import contextlib
 import functools
 import logging
 import math
 import os
 import pathlib
+import re
+import sys
+import warnings
+import zlib
 from typing import Any
 
 import jax
 
 from invertjax.driver import memory
+
+_OF_CACHE = re.compile("Error (reading|writing) persistent compilation cache")
+_ZSTD = b"\x28\xb5\x2f\xfd"  # how files begin that are compressed by it, not by zlib
 
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
@@ -27,7 +35,49 @@ def quiet_and_cached() -> None:
         cache = pathlib.Path(home) / "invertjax" / "jax"
         _jax.config.update("jax_compilation_cache_dir", str(cache))
     _jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    _say_of_damaged_programs_in_a_line()
     _one_device_per_core()
+
+
+def _say_of_damaged_programs_in_a_line() -> None:
+    """Makes one line of JAX's warnings of a cache that it cannot use.
+
+    What it cannot read it compiles anew, but leaves in its place: it is removed here.
+    """
+    shown, said = warnings.showwarning, set[str]()
+    if getattr(shown, "of_startup", False):  # several commands in one process
+        return
+
+    def show(message: Any, *where: Any, **rest: Any) -> None:
+        if not _OF_CACHE.match(str(message)):
+            return shown(message, *where, **rest)
+        folder = _jax.config.jax_compilation_cache_dir
+        removed = _remove_damaged(pathlib.Path(folder))
+        what = f"{removed} damaged programs in {folder}, which were removed"
+        if not removed:
+            what = f"programs in {folder} that cannot be read or written"
+        if what not in said:
+            print(f"note: compiled anew, for {what}.", file=sys.stderr)
+        said.add(what)
+
+    setattr(show, "of_startup", True)  # noqa: B010
+    warnings.showwarning = show
+
+
+def _remove_damaged(folder: pathlib.Path) -> int:
+    """Removes programs that were cut off, as by a full disk, or changed."""
+    count = 0
+    for file in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):
+            content = file.read_bytes()
+            try:
+                whole = content[:4] == _ZSTD or zlib.decompress(content)
+            except zlib.error:
+                whole = False
+            if not whole:
+                file.unlink()
+                count += 1
+    return count
 
 
 def _one_device_per_core() -> None:

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from support import cli
 
+from experiments.reconstruct import resumed
+from invertjax.cli import run_folder
+
 ARGS = (
     "--attack=inverting_gradients",
     "--steps=2",
@@ -79,3 +82,49 @@ def test_a_replaced_checkpoint_is_no_run_to_go_on_with(tmp_path, capsys):
     assert cli.run(*other) == 0
     line = cli.refused(capsys, out, *args, "--train_steps=1", "--resume")
     assert "--checkpoint" in line
+
+
+def test_the_fields_that_are_checked_are_those_of_a_row(whole, tmp_path):
+    """Of a run that knows the truth, and of one that does not."""
+    cli.own_update(tmp_path)
+    blind = (*cli.own_flags(tmp_path), "--model=mlp", "--width=9", "--attack=analytic")
+    out = tmp_path / "run"
+    assert cli.run(*blind, f"--workdir={out}") == 0
+    for args, folder in ((ARGS, whole), (blind, out)):
+        situation = cli.ready(*args).prepared.situation
+        wanted = resumed.row_fields(situation)
+        assert all(set(row) == set(wanted) for row in cli.rows(folder))
+        shapes = resumed.store(situation).load(run_folder.RunDir(folder))[1]
+        assert len(shapes) == len(cli.rows(folder))
+        assert set(resumed.SUMMARY) <= set(cli.summary(folder))
+
+
+@pytest.mark.parametrize(
+    "name, damage, says",
+    [
+        ("metrics.jsonl", ('"stopped": "', '"stopped": "\\u001b'), "'stopped' is"),
+        ("metrics.jsonl", ('"target": 1', '"target": 0'), "target 0 is there twice"),
+        ("metrics.jsonl", ('"target": 2', '"target": 3'), "target 3 is none"),
+        ("metrics.jsonl", ('"psnr": [', '"psnr": [1, '), "'psnr' is"),
+        ("metrics.jsonl", ('"loss": ', '"loss": 1e999, "l": '), "line 1 is"),
+        (
+            "summary.json",
+            ('"seconds_run": ', '"seconds_run": 1e999, "s": '),
+            "summary.json",
+        ),
+        ("summary.json", ('"failed": ', '"failed": "a\\nb", "f": '), "'failed' is"),
+        ("config.json", ('"settings"', '"setting"'), "config.json"),
+    ],
+)
+def test_damaged_runs_are_refused_in_a_line(
+    whole, tmp_path, capsys, name, damage, says
+):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    text = (out / name).read_text()
+    assert damage[0] in text
+    (out / name).write_text(text.replace(*damage))
+    if name != "summary.json":
+        (out / "summary.json").unlink()
+    line = cli.refused(capsys, out, *ARGS, "--resume")
+    assert name in line and says in line

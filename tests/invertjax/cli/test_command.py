@@ -1,8 +1,12 @@
 """How command lines end."""
 
+import dataclasses
+import os
+
 import pytest
 
 from invertjax.cli import command
+from invertjax.cli.setting import setting as line
 
 
 def raises(error: BaseException):
@@ -68,4 +72,42 @@ def test_a_flag_file_that_is_no_text(content, tmp_path, capsys):
     argv = ["me", f"--flagfile={file}"]
     assert command.run(argv, "", (), lambda values: 0) == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: ") and "flagfile" in line and line.count("\n") == 1
+    assert line.startswith("error: ") and str(file) in line and line.count("\n") == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Topic:
+    count: int | None = line("How many.")
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        ("--count=3\n--cuont=4\n", "cuont"),
+        ("--count=three\n", "three"),
+        ("three\n", "Unexpected argument 'three'"),
+        ("--count\n", "count"),
+        ("--\x1b[2J\n", "x1b"),
+        (None, "not a regular file"),
+    ],
+)
+def test_what_is_wrong_in_a_flag_file_names_it(content, says, tmp_path, capsys):
+    file = tmp_path / "my.flags"
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(content)
+    for argv in (["me", f"--flagfile={file}"], ["me", "--count=1", "-flagfile", file]):
+        assert command.run(list(map(str, argv)), "", (Topic,), lambda values: 0) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: --flagfile=") and said.count("\n") == 1
+        assert str(file) in said and says in said
+
+
+def test_flag_files_may_name_others(tmp_path):
+    (tmp_path / "one.flags").write_text(f"--flagfile={tmp_path / 'two.flags'}\n")
+    (tmp_path / "two.flags").write_text("# a comment\n--count=4\n")
+    argv = ["me", f"--flagfile={tmp_path / 'one.flags'}"]
+    found = []
+    command.run(argv, "", (Topic,), lambda values: found.append(values.count) or 0)
+    assert found == [4]

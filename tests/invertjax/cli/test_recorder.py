@@ -223,3 +223,43 @@ def test_elsewhere_nothing_is_written():
         run.add({"target": 0}, {"image": 0})
         run.flush_in_time()
     assert (*run.rows, *run.payload, run.complete()) == (False,)
+
+
+def test_targets_that_are_there_twice_are_refused(tmp_path):
+    """Else their mean would count them twice."""
+    with opened(tmp_path, ARRAYS) as run:
+        for target in range(2):
+            run.add({**ROW, "target": target}, {"target": np.asarray(target)})
+    file = tmp_path / "metrics.jsonl"
+    first, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + second + first)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: target 0 is there twice"):
+        opened(tmp_path, ARRAYS)
+
+
+LIKE = recorder.Like(2, {"target": ((), "i"), "image": ((2, 3), "f")})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image": np.zeros((2, 2, 4))},
+        {"image": np.zeros((2, 2, 3), int)},
+        {"image": np.full((2, 2, 3), np.nan)},
+        {"image": np.zeros((1, 2, 3))},
+        {"images": np.zeros((2, 2, 3))},
+        {"image": np.zeros((99, 2, 3))},
+        {"target": np.array([5, 6])},
+    ],
+)
+def test_arrays_of_another_run_are_refused(wrong, tmp_path):
+    store = recorder.by_target(like=LIKE)
+    right = {"target": np.arange(2), "image": np.zeros((2, 2, 3))}
+    rows = "".join(json.dumps({**ROW, "target": i}) + "\n" for i in range(2))
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    np.savez(tmp_path / "reconstructions.npz", **right)
+    assert len(opened(tmp_path, store).rows) == 2
+    kept = {k: v for k, v in right.items() if k != "image" or "images" not in wrong}
+    np.savez(tmp_path / "reconstructions.npz", **{**kept, **wrong})
+    with pytest.raises(ValueError, match="^--resume: .*tart again with --overwrite"):
+        opened(tmp_path, store)
