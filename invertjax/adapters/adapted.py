@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from invertjax import losses
+from invertjax import keys, losses
 from invertjax.base import Batch, Block, Key, Loss, Params
 
 Buffers = Any  # pytree of arrays that the loss does not differentiate
@@ -110,9 +110,11 @@ class Adapted(NamedTuple):
                 "the client trained on the statistics of its batch (what frameworks do "
                 "in training), or train=False, if on the running statistics."
             )
-        mode = Mode(bool(train), dropout)
 
         def loss_fn(params: Params, batch: Batch) -> jax.Array:
+            # The same units at every call, on purpose.
+            drops = None if dropout is None else jax.random.clone(keys.typed(dropout))
+            mode = Mode(bool(train), drops)
             given = tuple(jnp.asarray(batch[name]) for name in inputs)
             outputs, _ = self.call(params, self.buffers, given, mode)
             return loss(outputs[0] if has_aux else outputs, batch[target])

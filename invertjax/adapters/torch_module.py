@@ -54,17 +54,69 @@ def from_torch(module: Any, *, channels_first: bool = True) -> Adapted:
         given = jax.tree.map(jnp.asarray, (params, buffers, (images, *inputs[1:])))
         own_params, own_buffers, tensors = env.j2t_iso(given)
         drawn = jax.random.key(0) if mode.dropout is None else mode.dropout
-        with env, env.override_property(prng=drawn):
+        # PyTorch's operations promote ranks, whatever JAX is told to refuse.
+        promoting = jax.numpy_rank_promotion("allow")
+        seen = _Watched(running if mode.train else None)
+        with seen, promoting, env, env.override_property(prng=drawn):
             outputs = torch.func.functional_call(
                 running, {**own_params, **own_buffers}, tensors
             )
-        # In training, batch norms have written into the tensors of the buffers.
-        return env.t2j_iso((outputs, own_buffers))
+        outputs, moved, entered = env.t2j_iso((outputs, own_buffers, seen.entered))
+        for name, features in entered:
+            moved |= _moved(seen.norms[name], name, features, buffers)
+        return outputs, moved
 
     has = any(isinstance(part, _batch_norms()) for part in module.modules())
     return Adapted(
         "PyTorch", params, buffers, call, own(params, buffers), batch_norm=has
     )
+
+
+class _Watched:
+    """While it is entered, collects what enters the batch norms of a module.
+
+    torchax normalises by the statistics of the batch, and does not write them.
+    """
+
+    def __init__(self, module: Any):
+        parts = [] if module is None else module.named_modules()
+        self.norms = {
+            name: part
+            for name, part in parts
+            if isinstance(part, _batch_norms()) and part.running_mean is not None
+        }
+        self.entered: list[tuple[str, Any]] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> None:
+        for name, part in self.norms.items():
+
+            def hook(part: Any, inputs: Any, name: str = name) -> None:
+                self.entered.append((name, inputs[0]))
+
+            self._hooks.append(part.register_forward_pre_hook(hook))
+
+    def __exit__(self, *exception: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _moved(norm: Any, name: str, features: jax.Array, before: Buffers) -> Buffers:
+    """Returns the running statistics of a batch norm after features `[B, C, ...]`."""
+    axes = (0, *range(2, features.ndim))
+    count = features.size // features.shape[1]
+    share = norm.momentum
+    if share is None:  # PyTorch's cumulative mean
+        share = 1 / (before[f"{name}.num_batches_tracked"] + 1)
+    statistics = {
+        "running_mean": jnp.mean(features, axes),
+        "running_var": jnp.var(features, axes) * count / max(count - 1, 1),
+    }
+    found = {}
+    for kind, value in statistics.items():
+        own_name = f"{name}.{kind}" if name else kind
+        found[own_name] = (1 - share) * before[own_name] + share * value
+    return found
 
 
 def _batch_norms() -> Any:
