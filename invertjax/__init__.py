@@ -4,6 +4,7 @@ A client is a function from a batch to an update. A defense changes the update.
 An attack runs the client backwards.
 """
 
+from invertjax import adapters as adapters
 from invertjax import attacks as attacks
 from invertjax import auditing as auditing
 from invertjax import base as base

@@ -23,7 +23,13 @@ OF_PURE = {"invertjax", "jax", "optax", "numpy", "scipy"}
 OF_EDGE = OF_PURE | {"absl", "safetensors", "tqdm"}
 OF_MODELS = {"models", "flax", "jax"}
 # Imported when called, by one file alone, and not needed to install the rest.
-OPTIONAL = {"invertjax/defenses/accounting.py": {"dp_accounting"}}
+OPTIONAL = {
+    "invertjax/defenses/accounting.py": {"dp_accounting"},
+    "invertjax/adapters/equinox_module.py": {"equinox"},
+    "invertjax/adapters/flax_linen.py": {"flax"},
+    "invertjax/adapters/flax_nnx.py": {"flax"},
+    "invertjax/adapters/torch_module.py": {"torch", "torchax"},
+}
 # What makes bytes is imported when called, so that the library does without.
 OF_REPORTS = {"PIL"}
 # The one arrow from a pure room to the edge, where it is called.

@@ -47,7 +47,8 @@ def threat_model(
     if target.local is not None:
         found["update"] = "local training (FedAvg)"
         found["local_steps"] = _local(target, threat)
-    return {**found, **(known or {})}
+    # A loss of one of our adapters says in which mode its batch norms are.
+    return {**found, **getattr(target.loss_fn, "known", {}), **(known or {})}
 
 
 def uses_public_data(row: Attacker, target: Target, threat: Threat) -> bool:
