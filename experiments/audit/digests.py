@@ -1,7 +1,6 @@
 """What tells the inputs of two runs apart, where their settings name them alike."""
 
 import hashlib
-import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from experiments.data import Dataset
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim
+from invertjax.cli import own_code
 
 
 def of_files(saved: SavedUpdate, victim: Victim) -> dict[str, str]:
@@ -23,7 +23,8 @@ def of_files(saved: SavedUpdate, victim: Victim) -> dict[str, str]:
         "update": saved.update,
         "params": saved.params,
         "checkpoint": victim.checkpoint,
-        "loss": _source(saved.loss),
+        "model": own_code.source(victim.model),
+        "loss": own_code.source(victim.loss),
     }
     return {
         flag: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
@@ -44,9 +45,3 @@ def _of_arrays(held: Any) -> str:
             found.update(f"{leaf.dtype}{leaf.shape}".encode())
             found.update(np.ascontiguousarray(leaf).data)
     return found.hexdigest()
-
-
-def _source(loss: str | None) -> str | None:
-    """Returns the file of the module that a loss is from."""
-    found = importlib.util.find_spec(loss.partition(":")[0]) if loss else None
-    return found.origin if found else None

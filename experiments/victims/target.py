@@ -1,9 +1,11 @@
 """The target of a simulated run: our own network, untrained, trained or loaded."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import Dataset
@@ -11,7 +13,7 @@ from experiments.settings import sizes
 from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.run import Run
-from experiments.settings.victim import Victim
+from experiments.settings.victim import Victim, is_own
 from experiments.victims import checkpoint, sgd
 from experiments.victims.network import Network, denormaliser, network
 from invertjax.auditing import Local, Target
@@ -24,12 +26,14 @@ class Built(NamedTuple):
     """A target and the params that its updates are taken at.
 
     params: leading axis `[N]` where every target has a network of its own.
-    each: whether it has. notes: what the report says of its training.
+    buffers: running statistics and the like. each: whether every target has its own
+    params. notes: what the report says of its training.
     """
 
     target: Target
     network: Network
     params: Any
+    buffers: Any
     each: bool
     notes: dict[str, Any]
 
@@ -60,6 +64,11 @@ def build(
       cache: of networks, and of the last victim.
     """
     made = network(victim, clients.defense, image_shape, num_classes, cache=cache)
+    if victim.networks is None:  # its own kind decides
+        each = made.fresh and not victim.trained
+        victim = dataclasses.replace(
+            victim, networks="per_target" if each else "shared"
+        )
     shapes = jax.eval_shape(made.init, jax.random.key(0))
     _check_size(victim, shapes[0], of.targets)
     start = made.init(jax.random.key(0))[1] if jax.tree.leaves(shapes[1]) else {}
@@ -70,8 +79,10 @@ def build(
         return _params(of, victim, run, made, shapes, train_data, progress)
 
     found, buffers, notes = cache(("victim", identity_), params, most=1)
-    target = _target(made, victim, clients, image_shape, buffers, cache, identity_)
-    return Built(target, made, found, victim.networks == "per_target", notes)
+    whose = statistics(of, victim, clients, run)
+    target = _target(made, victim, clients, image_shape, buffers, cache, whose)
+    each = victim.networks == "per_target"
+    return Built(target, made, found, buffers, each, notes)
 
 
 def _check_size(victim: Victim, params: Any, targets: int) -> None:
@@ -86,6 +97,13 @@ def identity(of: Data, victim: Victim, clients: Clients, run: Run) -> tuple:
     """Returns what is equal for runs of one architecture that have the same victim."""
     # The targets too: they are left out of the training images.
     return of, victim, clients.batch_size, run
+
+
+def statistics(of: Data, victim: Victim, clients: Clients, run: Run) -> tuple:
+    """Returns whose buffers are part of the functions, () where none are."""
+    # What else a model of one's own keeps in buffers may be read in training, too.
+    read = victim.norm_mode == "eval" or (is_own(victim.model) and victim.trained)
+    return identity(of, victim, clients, run) if read else ()
 
 
 def local(clients: Clients) -> Local | None:
@@ -107,7 +125,7 @@ def _target(
     image_shape: tuple[int, ...],
     buffers: Any,
     cache: Cache,
-    identity: tuple = (),
+    whose: tuple = (),
 ) -> Target:
     """Returns the target on a network; losses that are the same are one function."""
     train = victim.norm_mode != "eval"
@@ -117,8 +135,7 @@ def _target(
         from_input = denormaliser(made.net, image_shape)
         return loss_fn, drawn, made.parts(buffers, train), from_input
 
-    # In eval mode the running statistics are part of the function.
-    key = ("loss", made.key, train, () if train else identity)
+    key = ("loss", made.key, train, whose)
     loss_fn, drawn, known, from_input = cache(key, parts)
     return Target(
         loss_fn,
@@ -152,7 +169,7 @@ def _params(
         params, buffers, notes = loaded
     elif victim.train_steps:
         params, buffers, accuracy = sgd.train(
-            made.net, params, buffers, train_data(), victim, run.seed, progress
+            made, params, buffers, train_data(), victim, run.seed, progress
         )
         notes = {"trained_steps": victim.train_steps, "train_accuracy": accuracy}
         checkpoint.save(victim, {"params": params, "buffers": buffers})
@@ -161,7 +178,12 @@ def _params(
 
 def _precise(tree: Any, dtype: str) -> Any:
     """Returns the params in the run's precision: Flax makes float32 whatever JAX's."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
+
+    def precise(leaf: Any) -> np.ndarray:
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return np.asarray(leaf, dtype if floats else leaf.dtype)
+
+    return jax.tree.map(precise, tree)
 
 
 def _networks(init: Callable, key: jax.Array, count: int) -> Any:

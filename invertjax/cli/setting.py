@@ -21,12 +21,20 @@ from absl import flags
 from invertjax.cli.near import near
 
 
+class Besides(NamedTuple):
+    """What a text may be beside one of a few: in words, and whether it is that."""
+
+    words: str
+    holds: Callable[[str], bool]
+
+
 class Rule(NamedTuple):
     """What is known of a setting.
 
     says: for the flag's help. kind: str, int, float or bool.
     default: where it applies and is not given; None where the record's owner knows it.
-    one_of: the words that it may be. at_least, above, at_most: bounds of a number.
+    one_of: the words that it may be. besides: what it may be in their place.
+    at_least, above, at_most: bounds of a number.
     because: what is wrong with a number beyond at_most, in words.
     read: from one text of a flag to a value, where that is more than its kind; raises
       ValueError. write: from that value back to the text. many: whether a flag may be
@@ -41,6 +49,7 @@ class Rule(NamedTuple):
     kind: type = str
     default: Any = None
     one_of: tuple[str, ...] = ()
+    besides: Besides | None = None
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -86,6 +95,8 @@ def define(record: type, values: flags.FlagValues) -> None:
     }
     for name, rule in rules(record).items():
         says = rule.says
+        if rule.besides:
+            says += f" Or {rule.besides.words}."
         if rule.default not in (None, ()) and rule.kind is not bool:
             says += f" Default: {rule.default}."
         if rule.many:
@@ -121,10 +132,12 @@ def _read(rule: Rule, value: Any) -> Any:
 
 def check(name: str, rule: Rule, value: Any) -> None:
     """Raises ValueError where a value is none that the setting may have."""
-    if rule.one_of and value not in rule.one_of:
+    other = rule.besides
+    if rule.one_of and value not in rule.one_of and not (other and other.holds(value)):
+        words = f", or {other.words}" if other else ""
         raise ValueError(
             f"--{name}={value} is unknown: expected one of {', '.join(rule.one_of)}"
-            f"{near(str(value), rule.one_of)}"
+            f"{words}{near(str(value), rule.one_of)}"
         )
     if rule.at_least is not None and not rule.at_least <= value < math.inf:
         raise ValueError(f"--{name}={value}: expected {rule.at_least:g} or more.")

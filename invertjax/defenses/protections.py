@@ -229,6 +229,7 @@ _ROWS = (
         ),
         simulated=undefended,
         adapt=_masked,
+        features=True,
         unit="share of units",
     ),
     _row(
@@ -268,6 +269,7 @@ _ROWS = (
         values.whole(1),
         "the units of the bottleneck, e.g. 256",
         network=rebuilt.bottleneck,
+        features=True,
         fixed=True,
         unit="units",
     ),
@@ -276,6 +278,7 @@ _ROWS = (
         values.number(values.share),
         "the share left out, in [0, 1)",
         network=rebuilt.mask,
+        features=True,
         fixed=True,
         unit="share left out",
     ),
