@@ -16,6 +16,7 @@ from experiments.settings.output import Output
 from experiments.settings.settings import Settings
 from experiments.sweep import folder as sweeps
 from experiments.sweep import grid, programs
+from experiments.victims import network
 from invertjax.cli import command, interrupts, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
@@ -51,6 +52,8 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     plan = federation.from_file(asked.plan)
     found = grid.read(asked.plan, given, apart=("federation",))
     cells = attackers.with_adaptive(asked.plan, found.cells)
+    for victim in dict.fromkeys(cell.victim for cell in cells):
+        network.check_code(victim)
     jax.config.update("jax_enable_x64", cells[0].run.x64)
     workdir = output.workdir or f"runs/frontier-{pathlib.Path(asked.plan).stem}"
     every = found._replace(cells=cells)

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.settings import partition, settings
 from experiments.settings.partition import Partition
 from experiments.settings.settings import Settings
-from experiments.settings.victim import has_batch_norm
+from experiments.settings.victim import has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import amounts, fields
@@ -246,6 +246,11 @@ def _check_applies(given: Mapping[str, Any]) -> None:
             "norm",
             given.get("norm") == "batch",
             "group, layer or none: clients share no buffers",
+        ),
+        (
+            "norm_mode",
+            given.get("norm_mode") == "train" and is_own(given.get("model")),
+            "eval: clients share no running statistics",
         ),
     ]
     for flag, wrong, expected in rules:

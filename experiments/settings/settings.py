@@ -49,6 +49,7 @@ RULES = {
     for topic in TOPICS.values()
     for name, rule in setting.rules(topic).items()
 }
+COLUMNS = {name: rule.column or name for name, rule in RULES.items()}
 RECORDS = tuple(TOPICS.values())
 TOPIC_OF = {
     name: topic for topic, record in TOPICS.items() for name in setting.rules(record)

@@ -33,7 +33,8 @@ class Victim:
         "module:function of your own, in JAX. With --model: (logits, labels) -> scalar "
         "in place of cross-entropy. Without, and with --update: (params, batch) -> "
         'scalar; batch has "image" [B, H, W, C] in [0, 1] and "label" [B] (with '
-        "--labels=joint [B, K])."
+        "--labels=joint [B, K]).",
+        column="loss_function",
     )
     activation: str | None = setting(
         f"Its activation, {_one_of(tuple(models.ACTIVATIONS))}.",

@@ -89,6 +89,17 @@ def architecture(
     return made
 
 
+def check_code(victim: Victim) -> None:
+    """Refuses code of the reader's own that cannot be imported.
+
+    Raises:
+      ValueError: naming --model or --loss.
+    """
+    if victim.model is not None and is_own(victim.model):
+        own_model.imported(victim.model)
+    own_loss.compared(victim)
+
+
 def check_features(named: str, known: bool, defense: tuple[Protection, ...]) -> None:
     """Refuses defenses that need to know of a network what is not known of it.
 

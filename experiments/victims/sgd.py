@@ -29,13 +29,16 @@ def train(
     """Trains by SGD with momentum 0.9.
 
     Returns:
-      Params, buffers, and the accuracy on the last `chunk` batches.
+      Params, buffers, and the accuracy on the last `chunk` batches; NaN where outputs
+      are no logits.
     """
     optimizer = optax.sgd(victim.train_lr, momentum=0.9)
 
     def value(params: Any, buffers: Any, images: Any, labels: Any) -> Any:
         logits, buffers = of.net.apply(params, buffers, images, True)
-        hits = jnp.mean(jnp.argmax(logits, -1) == labels)
+        hits = jnp.array(jnp.nan)
+        if logits.shape == (len(labels), data.num_classes):  # else they are no logits
+            hits = jnp.mean(jnp.argmax(logits, -1) == labels)
         return of.compared(logits, labels), (buffers, hits)
 
     if convolutions.preferred():

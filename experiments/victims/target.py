@@ -1,6 +1,7 @@
 """The target of a simulated run: our own network, untrained, trained or loaded."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -171,7 +172,9 @@ def _params(
         params, buffers, accuracy = sgd.train(
             made, params, buffers, train_data(), victim, run.seed, progress
         )
-        notes = {"trained_steps": victim.train_steps, "train_accuracy": accuracy}
+        notes = {"trained_steps": victim.train_steps}
+        if not math.isnan(accuracy):
+            notes["train_accuracy"] = accuracy
         checkpoint.save(victim, {"params": params, "buffers": buffers})
     return params, buffers, notes
 

@@ -42,7 +42,8 @@ class Rule(NamedTuple):
       several parts, separated by commas.
     needs: a setting without which this one does nothing. without: a setting that takes
       this one's place, and what is said then. number: whether it is an array in a
-      compiled program. fixed: why a sweep cannot vary it.
+      compiled program. fixed: why a sweep cannot vary it. column: of a table, where
+    it is not the setting's name, which a result has.
     """
 
     says: str
@@ -62,6 +63,7 @@ class Rule(NamedTuple):
     without: tuple[str, str] | None = None
     number: bool = False
     fixed: str | None = None
+    column: str | None = None
 
 
 def setting(says: str, *, default: Any = None, **facts: Any) -> Any:
