@@ -11,7 +11,7 @@ from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
-from experiments.settings.victim import Victim, has_batch_norm, is_own
+from experiments.settings.victim import OURS, Victim, has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS, with_number
 from invertjax.cli import setting
@@ -19,7 +19,6 @@ from invertjax.defenses import protection
 from invertjax.defenses.protections import PROTECTIONS
 
 _ITERATIVE = ("restarts", "steps", "stop", "warm_start")
-_OURS = ("activation", "norm", "init", "width")  # of models that are no one's own
 _UNTRAINED = "an untrained network: a trained one serves all targets"
 
 Given = Mapping[str, Any]
@@ -53,9 +52,9 @@ def check(given: Given, row: Attacker) -> None:
 def _lacks(name: str, row: Attacker, given: Given) -> str | None:
     """Returns what a setting needs and this attack, or this model, has not; None where
     it has all."""
-    if name in _OURS and is_own(given.get("model")):
+    if name in OURS and is_own(given.get("model")):
         return f"a model of invertjax, and --model={given['model']} is your own"
-    if name in _OURS and is_whole(given):
+    if name in OURS and is_whole(given):
         return "--model, not --loss alone"
     if name in _ITERATIVE and row.closed_form:
         return "an iterative attack"

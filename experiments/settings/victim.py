@@ -7,6 +7,7 @@ from invertjax.cli import amounts, own_code
 from invertjax.cli.setting import Besides, setting
 
 NETWORKS = ("per_target", "shared")
+OURS = ("activation", "norm", "init", "width")  # which models of the reader have not
 NORM_MODES = ("train", "eval")
 _DATA = ("update", "data, and --update comes without")
 
