@@ -50,6 +50,8 @@ RULES = {
     for name, rule in setting.rules(topic).items()
 }
 COLUMNS = {name: rule.column or name for name, rule in RULES.items()}
+# Settings that no sweep has, and why.
+FIXED = {name: rule.fixed for name, rule in RULES.items() if rule.fixed}
 RECORDS = tuple(TOPICS.values())
 TOPIC_OF = {
     name: topic for topic, record in TOPICS.items() for name in setting.rules(record)

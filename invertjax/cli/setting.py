@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from absl import flags
@@ -88,14 +88,18 @@ def _kind(hint: Any) -> type:
     return _kind(first) if typing.get_args(first) else first
 
 
-def define(record: type, values: flags.FlagValues) -> None:
-    """Defines a flag for every setting of a record."""
+def define(
+    record: type, values: flags.FlagValues, without: Container[str] = ()
+) -> None:
+    """Defines a flag for every setting of a record, but for those named."""
     makers = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
     for name, rule in rules(record).items():
+        if name in without:
+            continue
         says = rule.says
         if rule.besides:
             says += f" Or {rule.besides.words}."
@@ -118,7 +122,9 @@ def given(record: type, values: flags.FlagValues) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, rule in rules(record).items():
-        value = values.get_flag_value(name, None) if values[name].present else None
+        if name not in values or not values[name].present:
+            continue
+        value = values.get_flag_value(name, None)
         if value is not None:
             found[name] = _read(rule, value)
     return found
