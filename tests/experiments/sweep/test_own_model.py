@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import cli, sweeps
 
-from experiments.sweep import cost, programs
+from experiments.sweep import cost, grid, programs
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 HERE = "support.own_models"
@@ -31,8 +31,8 @@ def test_own_and_built_in_models_are_cells_of_one_grid(tmp_path, capsys):
     (tmp_path / "grid.toml").write_text(
         'image_size = 8\nattack = "inverting_gradients"\n' + text
     )
-    grid = f"--grid={tmp_path / 'grid.toml'}"
-    assert sweeps.run(grid, f"--workdir={out}") == 0
+    file = f"--grid={tmp_path / 'grid.toml'}"
+    assert sweeps.run(file, f"--workdir={out}") == 0
     said = capsys.readouterr().out
     # Seeds share a program; in eval mode the running statistics are part of it.
     assert sweeps.promised(said) == 4
@@ -50,6 +50,14 @@ def test_own_and_built_in_models_are_cells_of_one_grid(tmp_path, capsys):
     # Fresh weights of every seed.
     seeds = table[table["model"] == f"{HERE}:Plain"]["update_rms"]
     assert seeds.nunique() == 2
+    # Given again it goes on, unless the code has changed.
+    described = out / "_sweep.json"
+    held = json.loads(described.read_text())
+    assert set(held["code"]) == {f"{HERE}:{n}" for n in ("Normed", "Plain", "smoothed")}
+    held["code"][f"{HERE}:Plain"] = "0" * 64
+    described.write_text(json.dumps(held))
+    line = sweeps.refused(capsys, file, out)
+    assert f"{HERE}:Plain" in line and "--overwrite" in line
 
 
 def test_own_models_are_counted(monkeypatch):
@@ -67,8 +75,6 @@ def test_own_models_are_counted(monkeypatch):
 
 
 def test_a_model_of_the_command_line_has_none_of_the_layers_of_a_file(tmp_path):
-    from experiments.sweep import grid
-
     (tmp_path / "grid.toml").write_text(
         'model = "convnet"\nnorm = "group"\nwidth = [4, 8]\nseed = [0, 1]\n'
     )
@@ -88,7 +94,7 @@ def test_a_model_of_the_command_line_has_none_of_the_layers_of_a_file(tmp_path):
 )
 def test_own_code_that_is_not_there_is_refused_at_once(text, says, tmp_path, capsys):
     (tmp_path / "grid.toml").write_text('attack = "inverting_gradients"\n' + text)
-    grid = f"--grid={tmp_path / 'grid.toml'}"
-    line = sweeps.refused(capsys, grid, tmp_path / "run")
+    file = f"--grid={tmp_path / 'grid.toml'}"
+    line = sweeps.refused(capsys, file, tmp_path / "run")
     for fragment in says:
         assert fragment in line
