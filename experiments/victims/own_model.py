@@ -106,7 +106,7 @@ def check(
       ValueError: naming --model and what it returns.
     """
     named = f"--model={text}"
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.result_type(float))
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)  # as `init` has it
 
     def outputs(params: Any, buffers: Any, images: jax.Array) -> Any:
         return net.apply(params, buffers, images, True)[0]

@@ -13,7 +13,7 @@ from experiments.settings.victim import Victim
 from experiments.victims import own_loss
 from experiments.victims.network import check_features, denormaliser, network
 from experiments.victims.own_model import in_a_line
-from experiments.victims.target import local
+from experiments.victims.target import local, precise
 from invertjax.auditing import Target
 from invertjax.auditing.situations import Threat, shapes_of_batch
 from invertjax.cli import arrays
@@ -84,7 +84,7 @@ def _with_model(
     made = network(victim, clients.defense, shape, classes, cache=cache)
     like, buffers = made.init(jax.random.key(0))
     found, buffers = _apart(saved, found, buffers)
-    found = _floats(saved, found, run)
+    found, buffers = _floats(saved, found, run), precise(buffers, run.dtype)
     try:
         params = arrays.as_tree(found["params"], like, f"--params={saved.params}")
         update = arrays.as_tree(found["update"], like, f"--update={saved.update}")

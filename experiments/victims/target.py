@@ -72,7 +72,9 @@ def build(
         )
     shapes = jax.eval_shape(made.init, jax.random.key(0))
     _check_size(victim, shapes[0], of.targets)
-    start = made.init(jax.random.key(0))[1] if jax.tree.leaves(shapes[1]) else {}
+    start = {}
+    if jax.tree.leaves(shapes[1]):
+        start = precise(made.init(jax.random.key(0))[1], run.dtype)
     check(_target(made, victim, clients, image_shape, start, cache), shapes[0])
     identity_ = (*made.key, *identity(of, victim, clients, run))
 
@@ -162,10 +164,10 @@ def _params(
     """Returns params, buffers and notes: untrained, loaded or trained."""
     loaded = checkpoint.load(victim, run.dtype, *shapes)
     key = jax.random.key(run.seed)
-    params, buffers = _precise(made.init(key), run.dtype)
+    params, buffers = precise(made.init(key), run.dtype)
     notes: dict[str, Any] = {"trained_steps": 0}
     if victim.networks == "per_target":
-        params = _precise(_networks(made.init, key, of.targets), run.dtype)
+        params = precise(_networks(made.init, key, of.targets), run.dtype)
     elif loaded is not None:
         params, buffers, notes = loaded
     elif victim.train_steps:
@@ -179,14 +181,14 @@ def _params(
     return params, buffers, notes
 
 
-def _precise(tree: Any, dtype: str) -> Any:
+def precise(tree: Any, dtype: str) -> Any:
     """Returns the params in the run's precision: Flax makes float32 whatever JAX's."""
 
-    def precise(leaf: Any) -> np.ndarray:
+    def cast(leaf: Any) -> np.ndarray:
         floats = jnp.issubdtype(leaf.dtype, jnp.floating)
         return np.asarray(leaf, dtype if floats else leaf.dtype)
 
-    return jax.tree.map(precise, tree)
+    return jax.tree.map(cast, tree)
 
 
 def _networks(init: Callable, key: jax.Array, count: int) -> Any:

@@ -51,6 +51,37 @@ class Linen(linen.Module):
         return linen.Dense(self.num_classes)(features)
 
 
+def stateful(image_shape, num_classes, key):
+    """An Equinox module with its state."""
+    import equinox as eqx
+
+    class Net(eqx.Module):
+        norm: eqx.nn.BatchNorm
+        dense: eqx.nn.Linear
+
+        def __init__(self):
+            self.norm = eqx.nn.BatchNorm(image_shape[2], "batch", mode="batch")
+            self.dense = eqx.nn.Linear(_pixels(image_shape), num_classes, key=key)
+
+        def __call__(self, image, state):
+            features, state = self.norm(image, state)
+            return self.dense(features.reshape(-1)), state
+
+    return eqx.nn.make_with_state(Net)()
+
+
+def haiku(image_shape, num_classes, key):
+    import haiku as hk
+
+    def forward(images, is_training):
+        features = hk.BatchNorm(True, True, 0.9)(images, is_training)
+        return hk.Linear(num_classes)(hk.Flatten()(features))
+
+    net = hk.transform_with_state(forward)
+    zeros = jnp.zeros((1, *image_shape))
+    return adapters.from_haiku(net, *net.init(key, zeros, is_training=True))
+
+
 def _pixels(image_shape):
     return image_shape[0] * image_shape[1] * image_shape[2]
 

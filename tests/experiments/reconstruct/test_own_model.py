@@ -75,6 +75,21 @@ def test_networks_are_fresh_where_the_code_makes_them():
     )
 
 
+@pytest.mark.parametrize(
+    "name, needs", [("Linen", "flax"), ("stateful", "equinox"), ("haiku", "haiku")]
+)
+def test_every_framework_has_both_modes_and_fresh_weights(name, needs):
+    pytest.importorskip(needs, reason="an extra of the tests")
+    rms = []
+    for mode in ("train", "eval"):
+        flags = (f"--model={of(name)}", f"--norm_mode={mode}", *DATA, *ATTACK)
+        situation = cli.ready(*flags, "--batch_size=2").prepared.situation
+        kernels = max(jax.tree.leaves(situation.trials["params"]), key=np.size)
+        assert len(kernels) == 2 and not np.array_equal(*kernels)
+        rms.append(situation.trials["rms"])
+    assert not np.allclose(*rms, rtol=0.01)
+
+
 def test_the_loss_is_the_clients():
     """By hand, at the network that is the same for all targets."""
     for name, loss in (("fixed", "smoothed"), ("fixed", None)):
