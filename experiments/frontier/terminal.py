@@ -15,8 +15,7 @@ from experiments.settings.federation import Federation
 from experiments.settings.output import Output
 from experiments.settings.settings import Settings
 from experiments.sweep import folder as sweeps
-from experiments.sweep import grid, programs
-from experiments.victims import network
+from experiments.sweep import grid, own_code, programs
 from invertjax.cli import command, interrupts, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
@@ -54,9 +53,9 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     plan = federation.from_file(file)
     found = grid.read(file, given, apart=("federation",))
     cells = attackers.with_adaptive(file, found.cells)
-    for victim in dict.fromkeys(cell.victim for cell in cells):
-        network.check_code(victim)
+    own_code.check(cells)
     jax.config.update("jax_enable_x64", cells[0].run.x64)
+    own_code.check_models(cells)
     workdir = output.workdir or f"runs/frontier-{pathlib.Path(file).stem}"
     every = found._replace(cells=cells)
     with run.open_(workdir, every, plan, overwrite=output.overwrite) as folder:

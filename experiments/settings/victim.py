@@ -21,14 +21,12 @@ class Victim:
     """The architecture, and how it was trained."""
 
     model: str = setting(
-        f"The victim, {_one_of(models.NAMES)}. Default: as --attack has it.",
+        f"The victim, {_one_of(models.NAMES)}; default: as --attack has it. One of "
+        "your own is a module class of Flax, Equinox or PyTorch, or a function that "
+        "returns a module or an adapters.Adapted; it is called with those of "
+        "image_shape, num_classes, rngs and key that it names.",
         one_of=models.NAMES,
-        besides=Besides(
-            "package.module:name of your own: a module class of Flax, Equinox or "
-            "PyTorch, or a function that returns a module or an adapters.Adapted; "
-            "called with those of image_shape, num_classes, rngs or key that it names",
-            own_code.is_named,
-        ),
+        besides=Besides("package.module:name of your own code", own_code.is_named),
     )
     loss: str | None = setting(
         "module:function of your own, in JAX. With --model: (logits, labels) -> scalar "

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-from experiments import data as data_
 from experiments.settings.attack import Attack
+from experiments.settings.data import Data
 from experiments.settings.settings import Settings
 from experiments.settings.victim import Victim, is_own
 from experiments.sweep.programs import Group
-from experiments.victims import network, own_loss
+from experiments.victims import inputs, network, own_loss
 from invertjax import clients, distances
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import progress
@@ -77,8 +77,7 @@ def one(cell: Settings, speed: float) -> Estimate:
     options: dict[str, Any] = {"norm_mode": victim.norm_mode, "loss": victim.loss}
     size: int | Shape = data.image_size or SIDE
     if is_own(victim.model):
-        where = data.dataset, data.split, data.data_dir, data.image_size
-        size, options["classes"] = _example(*where) or (size, CLASSES)
+        size, options["classes"] = _example(data) or (size, CLASSES)
     else:
         options = {n: getattr(victim, n) for n in ("activation", "norm", "width")}
     counted = count(str(victim.model), size, **options)
@@ -106,15 +105,13 @@ def _iterations(attack: Attack) -> int:
 
 
 @functools.cache
-def _example(dataset: str, *where: Any) -> tuple[Shape, int] | None:
+def _example(data: Data) -> tuple[Shape, int] | None:
     """Returns (H, W, C) of an image, and K; None where there is none, which is said
     once images are read."""
-    split, data_dir, image_size = where
     try:
-        found = data_.load(dataset, split, data_dir, image_size=image_size, limit=1)
+        return inputs.example(data)
     except (ValueError, OSError):
         return None
-    return found.images.shape[1:], found.num_classes
 
 
 @functools.cache

@@ -10,9 +10,9 @@ import jax
 
 from experiments.settings.output import Output
 from experiments.settings.settings import Settings
-from experiments.sweep import cost, folder, grid, programs, run
+from experiments.sweep import cost, folder, grid, own_code, programs, run
 from experiments.sweep.programs import Group
-from experiments.victims import inputs, network
+from experiments.victims import inputs
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import command, interrupts
 from invertjax.cli.progress import Bar
@@ -110,8 +110,7 @@ def _say_done(into: pathlib.Path, rows: int, compiled: int) -> int:
 
 
 def _check(cells: Sequence[Settings]) -> None:
-    for victim in dict.fromkeys(cell.victim for cell in cells):
-        network.check_code(victim)
+    own_code.check(cells)
     if len({cell.run.x64 for cell in cells}) > 1:
         raise ValueError("x64 = [false, true]: expected one precision in a sweep.")
     for cell in cells:
@@ -132,6 +131,7 @@ def _check_data(cells: Sequence[Settings]) -> None:
     }
     for topics in by_data.values():
         inputs.check(*topics)
+    own_code.check_models(cells)
 
 
 def _too_many(error: grid.TooMany, asked: Asked) -> int:

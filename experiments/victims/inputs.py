@@ -73,6 +73,16 @@ def read(of: Data, clients: Clients, victim: Victim, dtype: str) -> Inputs:
     return Inputs(truth, public, held.num_classes)
 
 
+def example(of: Data) -> tuple[tuple[int, ...], int]:
+    """Returns (H, W, C) of an image of `--split`, and K.
+
+    Raises:
+      ValueError: as `read`.
+    """
+    found = _read(of, "split", data.load, 1)
+    return found.images.shape[1:], found.num_classes
+
+
 def load(of: Data, flag: str) -> data.Dataset:
     """Returns all images of the split that a flag names, with labels that fit.
 

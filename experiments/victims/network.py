@@ -100,6 +100,15 @@ def check_code(victim: Victim) -> None:
     own_loss.compared(victim)
 
 
+def check_model(victim: Victim, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Makes a model of the reader's own, to see whether it fits.
+
+    Raises:
+      ValueError: as `network`, whatever the defense is.
+    """
+    _check(victim, architecture(victim, image_shape, num_classes), None)
+
+
 def check_features(named: str, known: bool, defense: tuple[Protection, ...]) -> None:
     """Refuses defenses that need to know of a network what is not known of it.
 

@@ -33,9 +33,10 @@ def imported(flag: str, text: str, expected: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # the reader's own module may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"--{flag}={text}: expected module:{expected} that can be imported "
-            f"({type(error).__name__}: {error})."
+            f"({reason})."
         ) from None
 
 

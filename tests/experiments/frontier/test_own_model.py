@@ -59,6 +59,9 @@ def test_what_clients_do_not_share_is_refused(tmp_path, capsys):
     assert run(tmp_path, f"--model={HERE}:Missing") == 2
     line = capsys.readouterr().err
     assert "Missing" in line and line.count("\n") == 1
+    assert run(tmp_path, f"--model={HERE}:Normed", "--dataset=faces") == 2
+    line = capsys.readouterr().err
+    assert "has batch norms" in line and line.count("\n") == 1
 
 
 def test_the_preset_is_found_from_any_folder(tmp_path, monkeypatch, capsys):

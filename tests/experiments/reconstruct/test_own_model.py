@@ -1,7 +1,6 @@
 """`--model=module:name` and `--loss` beside it, from flags to files."""
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from support import cli, own_models
 
 from experiments.reconstruct.resumed import SUMMARY
 from invertjax import adapters, clients
-from invertjax.cli import arrays, own_code
+from invertjax.cli import arrays
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
@@ -186,12 +185,3 @@ def test_own_code_that_does_not_fit_is_refused(flags, says, tmp_path, capsys):
     line = cli.refused(capsys, tmp_path / "run", *DATA, *small, *flags)
     for fragment in says:
         assert fragment in line
-
-
-def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
-    """However Python was started: a console script has not the folder on its path."""
-    (tmp_path / "mine_only_here.py").write_text("net = max")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-    assert own_code.imported("model", "mine_only_here:net", "name") is max
-    monkeypatch.delitem(sys.modules, "mine_only_here")

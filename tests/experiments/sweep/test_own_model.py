@@ -89,6 +89,8 @@ def test_a_model_of_the_command_line_has_none_of_the_layers_of_a_file(tmp_path):
     [
         (f'model = "{HERE}:Missing"', ["--model=", "Missing", "can be imported"]),
         (f'model = "mlp"\nloss = "{HERE}:constant"', ["--loss=", "no function"]),
+        (f'model = "{HERE}:Normed"', ["has batch norms", "--norm_mode=eval"]),
+        (f'model = "{HERE}:Raising"', ["fails on images", "no such layer"]),
         ('loss = "m:f"', ["--loss=m:f", "--model"]),
     ],
 )

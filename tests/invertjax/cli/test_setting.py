@@ -47,6 +47,28 @@ def test_a_line_is_a_flag_with_its_kind_its_default_and_its_help():
     )
 
 
+def test_a_text_may_be_of_a_form_beside_its_words():
+    @dataclasses.dataclass(frozen=True)
+    class Painted:
+        colour: str = line(
+            "Its colour.",
+            one_of=("red", "green"),
+            besides=setting.Besides("#RGB, in digits", lambda text: text[0] == "#"),
+        )
+
+    rule = setting.rules(Painted)["colour"]
+    for right in ("red", "#123"):
+        setting.check("colour", rule, right)
+    with pytest.raises(ValueError, match="one of red, green, or #RGB, in digits; did"):
+        setting.check("colour", rule, "gren")
+    values = flags.FlagValues()
+    setting.define(Painted, values)
+    assert "Its colour. Or #RGB, in digits." in values.get_help()
+    without = flags.FlagValues()
+    setting.define(Painted, without, ("colour",))
+    assert "colour" not in without and setting.given(Painted, without) == {}
+
+
 def test_what_is_given_is_read_once():
     args = ("--colour=green", "--count=7", "--parts=1", "--parts=2", "--noquick")
     found = setting.given(Topic, parsed(*args))
