@@ -2,6 +2,7 @@
 # pyright: reportMissingImports=false
 
 import copy
+import threading
 from typing import Any
 
 import jax
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 
 from invertjax.adapters.adapted import Adapted, Buffers, Mode, own
 from invertjax.base import Params
+
+# What is called has its arrays replaced meanwhile, and torchax has one mode for all.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def from_torch(module: Any, *, channels_first: bool = True) -> Adapted:
@@ -46,6 +50,12 @@ def from_torch(module: Any, *, channels_first: bool = True) -> Adapted:
         kept[name] = jnp.asarray(tensor.detach().cpu().numpy())
 
     def call(
+        params: Params, buffers: Buffers, inputs: tuple[Any, ...], mode: Mode
+    ) -> tuple[Any, Buffers]:
+        with _ONE_AT_A_TIME:
+            return alone(params, buffers, inputs, mode)
+
+    def alone(
         params: Params, buffers: Buffers, inputs: tuple[Any, ...], mode: Mode
     ) -> tuple[Any, Buffers]:
         images = jnp.moveaxis(inputs[0], -1, 1) if channels_first else inputs[0]

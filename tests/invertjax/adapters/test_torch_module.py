@@ -1,5 +1,7 @@
 """PyTorch: gradients are those of the framework's own."""
 
+from concurrent import futures
+
 import jax
 import numpy as np
 import pytest
@@ -101,3 +103,20 @@ def test_an_update_of_pytorch_is_read_exactly():
     )  # fmt: skip
     found = report.arrays[0]["image"]
     np.testing.assert_allclose(found, image, atol=1e-3)
+
+
+def test_threads_may_trace_one_module_at_once(batch, module):
+    """As a frontier does, which trains a federation on every device."""
+    adapted = adapters.from_torch(module)
+    loss_fn, params = adapted.loss(train=False)
+    wanted = loss_fn(params, batch)
+
+    def traced(scale):
+        def scaled(params):
+            return scale * loss_fn(params, batch)
+
+        return float(jax.jit(scaled)(params))
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(traced, range(1, 33)))
+    np.testing.assert_allclose(found, wanted * np.arange(1, 33), rtol=1e-5)
