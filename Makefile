@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-library slow bench peers lint wheel clean
+.PHONY: install demo test test-library slow bench peers lint docs wheel clean
 
 install: .venv/.installed
 
@@ -54,6 +54,13 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The site in build/docs. A warning is an error, such as a link within it that leads nowhere.
+docs: install
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # The wheel holds the library alone, and imports with nothing but its own dependencies.
 wheel:
