@@ -3,7 +3,6 @@
 import os
 import pathlib
 import sys
-from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 HERE = pathlib.Path(__file__).parent
@@ -21,14 +20,14 @@ extensions = [
     "sphinx.ext.napoleon",
     "docstrings",  # beside this file
 ]
-exclude_patterns = ["_build"]
+exclude_patterns: list[str] = []
 myst_heading_anchors = 3
-# Files of the repository that are no pages.
-myst_enable_extensions = ["attrs_inline"]
 
 html_theme = "furo"
 html_title = f"invertjax {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -37,4 +36,5 @@ maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them
 napoleon_use_rtype = False

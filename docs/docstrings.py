@@ -12,11 +12,18 @@ from typing import Any
 from sphinx.application import Sphinx
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields):$")
+# What `jax.typing.ArrayLike` is a name for.
+_ARRAY_LIKE = re.compile(
+    r"(~?[\w.]*Array \| ~?[\w.]*ndarray \| ~?[\w.]*bool \| ~?[\w.]*number"
+    r" \| bool \| int \| float \| complex)"
+)
+_RULE = re.compile(r"^\s*\|[-|: ]+\|$")
 _CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True}
 
@@ -34,6 +41,22 @@ def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any)
     """Leaves out the fields of a NamedTuple: its docstring has them."""
     del app, what, name, skip, options
     return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def _signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    arguments: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Leaves out that of a NamedTuple: its docstring has the fields."""
+    del app, name, options
+    if what == "class" and hasattr(obj, "_fields"):
+        return "", None
+    return arguments and _ARRAY_LIKE.sub("ArrayLike", arguments), returns
 
 
 def _with_attributes(lines: list[str], fields: dict[str, Any]) -> list[str]:
@@ -59,14 +82,14 @@ def _with_attributes(lines: list[str], fields: dict[str, Any]) -> list[str]:
 def restructured(lines: list[str]) -> list[str]:
     """Returns reStructuredText of a docstring's lines."""
     text = "\n".join(lines)
-    text = _CODE.sub(lambda match: f"``{' '.join(match[1].split())}``", text)
+    text = _CODE.sub(_literal_span, text)
     found: list[str] = []
     lines, section, i = text.split("\n"), False, 0
     while i < len(lines):
         line = lines[i]
         if line.strip() and not line.startswith(" "):
             section = bool(_SECTION.match(line))
-        if line.lstrip().startswith("|"):
+        if _RULE.match("".join(lines[i + 1 : i + 2])):
             block = _block(lines, i, lambda line: line.lstrip().startswith("|"))
             found += _table(block)
         elif line.startswith("    ") and not section and not (found and found[-1]):
@@ -74,9 +97,22 @@ def restructured(lines: list[str]) -> list[str]:
             found += _literal(block)
         else:
             block = [line]
-            found.append(line)
+            found.append(_escaped(line))
         i += len(block)
     return found
+
+
+def _literal_span(match: re.Match[str]) -> str:
+    """Returns a code span, apart from letters that follow it, as in `x`s."""
+    apart = r"\ " if match.string[match.end() : match.end() + 1].isalnum() else ""
+    return f"``{' '.join(match[1].split())}``{apart}"
+
+
+def _escaped(line: str) -> str:
+    """Returns a line of prose in which bars, as in |x|, are no substitutions."""
+    parts = line.split("``")
+    parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+    return "``".join(parts)
 
 
 def _block(lines: list[str], first: int, inside: Any) -> list[str]:
