@@ -69,6 +69,9 @@ wheel:
 	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && wheel/bin/python -c 'import invertjax; print("wheel", invertjax.__version__, invertjax.__file__)'
+	@cd build && wheel/bin/python -c 'import importlib.metadata as m, re, sys; \
+	  found = re.findall(r"\]\((?!https?:|#)[^)]*", m.metadata("invertjax")["Description"]); \
+	  sys.exit(f"error: relative links in the README of the wheel: {found}" if found else 0)'
 
 clean:
 	rm -rf .venv .venv-peers build dist

@@ -128,6 +128,8 @@ def _check(words):
     elif words[:3] == ["python", "-m", "pytest"]:
         paths = [word for word in words[3:] if "/" in word]
         assert all((pages.ROOT / path).exists() for path in paths), words
+    elif words[0] == "sed":
+        assert all((pages.ROOT / path).exists() for path in words[3:]), words
     else:
         raise AssertionError(f"No test knows the command {words}.")
 
@@ -181,6 +183,20 @@ def test_grids_are_read(page, tmp_path):
         path = tmp_path / f"{i}.toml"
         path.write_text(code, "utf-8")
         assert grid.read(str(path)).cells
+
+
+def test_the_diff_of_a_real_attack_is_that_of_the_code():
+    path, lines = "", {}
+    for code, _ in pages.snippets("CONTRIBUTING.md", "diff"):
+        for line in code.splitlines():
+            if line.startswith("+++ b/"):
+                path = line.removeprefix("+++ b/")
+            else:
+                lines.setdefault(path, []).append(line.removeprefix("+"))
+    assert len(lines) == 3
+    for path, added in lines.items():
+        kept = iter(pages.text(path).splitlines())
+        assert all(line in kept for line in added), path  # in this order
 
 
 def test_the_readme_is_short():
