@@ -1,4 +1,4 @@
-"""Which of the forms that a saved update may have an attack explains."""
+"""Finds the form of a saved update that an attack explains best."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from invertjax.driver import layout
 
 
 def unexplained(prepared: Prepared, rows: Sequence[Row]) -> bool:
-    """Returns whether other forms are to be tried; asks all processes.
+    """Returns whether other forms should be tried; all processes answer alike.
 
     A closed form, which costs nothing, has to explain an update almost completely.
     """

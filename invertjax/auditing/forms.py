@@ -1,4 +1,4 @@
-"""What a saved update may be besides what it should be, and which of that fits.
+"""What a saved update may be in place of a gradient, and which of that fits.
 
 It should be a gradient, or params before minus after local training. People also save
 the other difference, the params themselves, or a multiple.
@@ -53,7 +53,7 @@ def _forms(
     make: Make,
     cache: Cache,
 ) -> tuple[Form, ...]:
-    """Returns what else an update may be, the likeliest first."""
+    """Returns the other forms that an update may have, the likeliest first."""
 
     def taken(words: str, update: Update) -> Form:
         def prepared(watch: Watch) -> Prepared:
@@ -86,7 +86,7 @@ def _difference(a: Any, b: Any) -> np.ndarray:
 
 
 def _is_near(params: Params, update: Update) -> bool:
-    """Returns whether an update is closer to the params than to nothing."""
+    """Returns whether an update is closer to the params than to zero."""
 
     def flat(tree: Any) -> np.ndarray:
         parts = [np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]

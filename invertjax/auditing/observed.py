@@ -30,7 +30,7 @@ PROBES = 512  # images outside the targets, for label counts
 
 
 class NotFinite(ValueError):
-    """An update is not finite. index: which."""
+    """The update of number `index` is not finite."""
 
     def __init__(self, index: int):
         self.index = index

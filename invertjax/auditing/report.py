@@ -25,7 +25,7 @@ SHOWN = 16  # updates in a picture, and images of one
 
 
 class Metric(NamedTuple):
-    """values: an array. axes: the name of each of its axes, such as ("update",)."""
+    """Values of one score: an array, and the name of each axis, such as ("update",)."""
 
     values: np.ndarray
     axes: tuple[str, ...]

@@ -138,7 +138,7 @@ def reported(
     known: dict[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> report.Report:
-    """Returns the report.
+    """Returns the report of an attack that was run.
 
     Args:
       prepared, attacked: of the attack.

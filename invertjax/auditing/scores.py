@@ -131,7 +131,7 @@ def finite(images: Any) -> np.ndarray:
 
 
 def noise_to_rms(target: Target, rms: float) -> dict[str, float | None]:
-    """Returns how large noise is beside the undefended update's coordinates."""
+    """Returns the size of the noise relative to the undefended update's coordinates."""
     return {
         f"{one.name}:{one.value:g}": one.value / rms if rms else None
         for one in target.protections

@@ -73,7 +73,7 @@ def save(path: str, tree: Any, notes: dict[str, str] | None = None) -> None:
 
 
 def notes(path: str) -> dict[str, str]:
-    """Returns what `save` has noted; {} for other files."""
+    """Returns the notes that `save` has put into a header; {} for other files."""
     if not path.endswith(SUFFIXES[1]):
         return {}
     with _safetensors.safe_open(path, "np") as file:
@@ -178,7 +178,7 @@ def nested(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def forms(arrays: dict[str, Any]) -> Iterator[Any]:
-    """Yields the trees that the arrays may be of, as a path does not tell 0 from "0".
+    """Yields the trees that such keys may stand for: a path does not tell 0 from "0".
 
     Nodes whose names are 0, 1, ... become lists, then dicts of integers, then dicts of
     strings. Last come modules whose names have "/" in them, as those of dm-haiku have.

@@ -15,7 +15,7 @@ FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """Returns `body()`, the exit code; bad input is one line on standard error.
+    """Returns the exit code of `body()`; bad input is one line on standard error.
 
     Ctrl-C and SIGTERM are held back until somebody looks, see `interrupts`.
     """

@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, when somebody goes on with it."""
+"""Checks that a run that is resumed has the settings and inputs of its folder."""
 
 import json
 import pathlib

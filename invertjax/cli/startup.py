@@ -40,7 +40,7 @@ def quiet_and_cached() -> None:
 
 
 def _say_of_damaged_programs_in_a_line() -> None:
-    """Makes one line of JAX's warnings of a cache that it cannot use.
+    """Turns JAX's warnings about a damaged compile cache into one line.
 
     What it cannot read it compiles anew, but leaves in its place: it is removed here.
     """
