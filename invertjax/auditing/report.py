@@ -92,7 +92,11 @@ class Report(NamedTuple):
         )
 
     def picture(self) -> bytes:
-        """Returns originals and reconstructions as a PNG file; needs Pillow."""
+        """Returns originals and reconstructions as a PNG file; needs Pillow.
+
+        Images of one channel are grey, of three in colour; of any other number every
+        channel is a tile of its own in grey, and the title says so.
+        """
         return pictures.png(pictures.grid(picture_rows(self.rows, self.arrays)))
 
     def files(self) -> dict[str, bytes]:

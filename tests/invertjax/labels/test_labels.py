@@ -175,6 +175,14 @@ def test_counts_of_anything_are_valid():
     np.testing.assert_array_equal(found.sum(1), sizes)
 
 
+def test_counts_of_updates_of_any_size_are_valid():
+    """All images have the label whose share is largest, by far."""
+    for scale in (1e9, 1e20, 3e38):
+        update = np.float32(scale) * np.array([0.5, 1, -0.5, -1, 0], np.float32)
+        found = labels.counts(update, np.full(5, 0.2, np.float32), 8)
+        np.testing.assert_array_equal(found, [0, 0, 0, 8, 0])
+
+
 def test_from_counts_repeats_labels():
     found = labels.from_counts(jnp.array([2, 0, 1, 3]), 6)
     np.testing.assert_array_equal(found, [0, 0, 2, 3, 3, 3])
