@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import invertjax
@@ -12,13 +13,25 @@ from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
-from invertjax.cli import leases, run_folder
+from invertjax.cli import earlier, leases, run_folder
 
 FILE, LEASES = "_sweep.json", "_leases"
 
 
-def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
+def open_(
+    path: str,
+    grid: Grid,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    overwrite: bool,
+) -> pathlib.Path:
     """Makes the folder, or finds this very sweep in it.
+
+    Args:
+      path: of the folder.
+      grid: of the sweep.
+      inputs: digests of what its cells read, by name; None: they are not compared.
+      overwrite: whether a former sweep in the folder is removed.
 
     Raises:
       ValueError: if it cannot be written, or holds other results, saying which.
@@ -26,6 +39,8 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
     folder, named = pathlib.Path(path), f"--workdir={path}"
     run_folder.check_writable(folder, named)
     described = _described(grid)
+    if inputs is not None:
+        described["inputs"] = dict(inputs)
     try:
         if overwrite:
             _check_idle(folder, named)
@@ -74,7 +89,10 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
         same = before["digest"] == now["digest"]
         old, new = before["settings"], now["settings"]
         version = before["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+        replaced = earlier.first_replaced(
+            before.get("inputs", now["inputs"]), now["inputs"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{named}: its {FILE} cannot be read; give --overwrite or another folder."
         ) from None
@@ -82,6 +100,11 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
         raise ValueError(
             f"{named} was written by invertjax {version}, this is {now['version']}: "
             "expected the same; give --overwrite or another folder."
+        )
+    if same and replaced is not None:
+        raise ValueError(
+            f"{named}: {replaced} is not what it was when the sweep there began: "
+            "expected the same images; give --overwrite or another folder."
         )
     if same:
         return

@@ -143,4 +143,7 @@ def _larger(target: Target) -> Callable[[Update, Update], jax.Array]:
 
 
 def _dot(a: Update, b: Update) -> jax.Array:
-    return trees.total(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(x * y)
+
+    return trees.total(jax.tree.map(one, a, b))
