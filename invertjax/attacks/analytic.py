@@ -53,7 +53,7 @@ def analytic(
             "of a larger batch. Use inverting_gradients."
         )
     observed = leaves.floats(observed)
-    weight, bias = _first(observed, shape, path)
+    weight, bias = map(jnp.asarray, _first(observed, shape, path))
 
     def init(key: Key) -> Point:
         z = candidate.init(key)
