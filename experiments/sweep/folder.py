@@ -15,6 +15,7 @@ from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
 from invertjax.cli import earlier, fields, leases, run_folder
+from invertjax.reports import text
 
 FILE, LEASES = "_sweep.json", "_leases"
 
@@ -126,7 +127,7 @@ def _check_inputs(named: str, before: dict[str, Any], now: dict[str, Any]) -> No
     replaced = earlier.first_replaced(before, now)
     if replaced is not None:
         raise ValueError(
-            f"{named}: {fields.shown(replaced)} is not what it was when the sweep "
+            f"{named}: {text.printable(replaced)} is not what it was when the sweep "
             f"there began, as its {FILE} says: expected the same images; give "
             "--overwrite or another folder."
         )
