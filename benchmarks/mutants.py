@@ -5,9 +5,10 @@
     python -m benchmarks.mutants [--count 100] [--seed 15] [--out mutants.jsonl]
 
 Draws lines of invertjax/ that hold something to change, and one change of each: a
-comparison, a sign, an operator, a number, a condition. A mutant is killed if a test
-that runs the line fails, or takes five minutes. Files are changed in place and
-restored: use a checkout of its own. A second call goes on with what --out lacks.
+comparison, a sign, an operator, a number, a condition. A mutant is killed if one of
+the nearest tests that run the line fails, or if they take five minutes. Files are
+changed in place and restored: use a checkout of its own. A second call goes on with
+what --out lacks.
 """
 
 import argparse
@@ -40,6 +41,7 @@ NAMES = {
     "ones": "zeros", "cos": "sin", "sin": "cos", "exp": "expm1", "sqrt": "square",
 }  # fmt: skip
 LIMIT = 300  # seconds
+MOST_TESTS = 60  # of a mutant; what survives them may yet be killed by another
 
 
 class Mutant(NamedTuple):
@@ -178,10 +180,13 @@ def killed(mutant: Mutant, tests: list[str]) -> str:
 
 
 def _nearest(mutant: Mutant, tests: list[str]) -> list[str]:
-    """Returns the tests, those of the line's own file and package first."""
+    """Returns the tests that are nearest: of the line's own file and package first."""
     package = f"tests/{pathlib.Path(mutant.path).parent}/"
     name = f"test_{pathlib.Path(mutant.path).name}"
-    return sorted(tests, key=lambda test: (name not in test, package not in test, test))
+    found = sorted(
+        tests, key=lambda test: (name not in test, package not in test, test)
+    )
+    return found[:MOST_TESTS]
 
 
 def main() -> None:
