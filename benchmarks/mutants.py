@@ -6,7 +6,7 @@
 
 Draws lines of invertjax/ that hold something to change, and one change of each: a
 comparison, a sign, an operator, a number, a condition. A mutant is killed if one of
-the nearest tests that run the line fails, or if they take five minutes. Files are
+the nearest tests that run the line fails, or if they take four minutes. Files are
 changed in place and restored: use a checkout of its own. A second call goes on with
 what --out lacks.
 """
@@ -17,6 +17,7 @@ import collections
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ NAMES = {
     "argmax": "argmin", "floor": "ceil", "ceil": "floor", "zeros": "ones",
     "ones": "zeros", "cos": "sin", "sin": "cos", "exp": "expm1", "sqrt": "square",
 }  # fmt: skip
-LIMIT = 300  # seconds
-MOST_TESTS = 60  # of a mutant; what survives them may yet be killed by another
+LIMIT = 240  # seconds
+MOST_TESTS = 25  # of a mutant; what survives them may yet be killed by another
 
 
 class Mutant(NamedTuple):
@@ -142,19 +143,34 @@ def draw(count: int, seed: int) -> list[Mutant]:
 
 
 def tests_of(mutant: Mutant, coverage) -> list[str]:
-    """Returns the tests that run the line; all of its mirror where it is only run at
-    import."""
+    """Returns the tests that run the line; where it only runs at import, its mirror,
+    the tests that run anything of its file, or those whose text has its first word."""
     contexts = coverage.contexts_by_lineno(str(ROOT / mutant.path))
     found = {text.partition("|")[0] for text in contexts.get(mutant.line, ()) if text}
     if found:
         return sorted(found)
     mirror = ROOT / "tests" / pathlib.Path(mutant.path)
     alone = mirror.with_name(f"test_{mirror.name}")
-    return [str(alone if alone.exists() else mirror.parent)]
+    if alone.exists():
+        return [str(alone)]
+    every = {text.partition("|")[0] for row in contexts.values() for text in row}
+    return sorted(every - {""}) or _naming(mutant)
+
+
+def _naming(mutant: Mutant) -> list[str]:
+    line = (ROOT / mutant.path).read_text("utf-8").splitlines()[mutant.line - 1]
+    word = re.match(r"\W*(\w+)", line)
+    return [
+        str(path)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if word and re.search(rf"\b{word[1]}\b", path.read_text("utf-8"))
+    ]
 
 
 def killed(mutant: Mutant, tests: list[str]) -> str:
     """Returns the test that fails, or ""."""
+    if not tests:
+        return ""
     path = ROOT / mutant.path
     before = path.read_text("utf-8")
     mutated = before[: mutant.start] + mutant.new + before[mutant.stop :]
