@@ -143,18 +143,20 @@ def draw(count: int, seed: int) -> list[Mutant]:
 
 
 def tests_of(mutant: Mutant, coverage) -> list[str]:
-    """Returns the tests that run the line; where it only runs at import, its mirror,
-    the tests that run anything of its file, or those whose text has its first word."""
+    """Returns the tests of the file, and those that run the line; where there are none,
+    those that run anything of the file, or whose text has the line's first word.
+
+    What tests do when they are imported is in no context: hence the first.
+    """
     contexts = coverage.contexts_by_lineno(str(ROOT / mutant.path))
-    found = {text.partition("|")[0] for text in contexts.get(mutant.line, ()) if text}
-    if found:
-        return sorted(found)
     mirror = ROOT / "tests" / pathlib.Path(mutant.path)
     alone = mirror.with_name(f"test_{mirror.name}")
+    found = {text.partition("|")[0] for text in contexts.get(mutant.line, ())} - {""}
     if alone.exists():
-        return [str(alone)]
+        own = str(alone.relative_to(ROOT))
+        return [own, *sorted(test for test in found if not test.startswith(own))]
     every = {text.partition("|")[0] for row in contexts.values() for text in row}
-    return sorted(every - {""}) or _naming(mutant)
+    return sorted(found or every - {""}) or _naming(mutant)
 
 
 def _naming(mutant: Mutant) -> list[str]:
