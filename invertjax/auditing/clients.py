@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
-from invertjax import clients
+from invertjax import clients, derivatives
 from invertjax.auditing.situations import Target
 from invertjax.base import Batch, Client, Key, Loss, Params, Update
 from invertjax.defenses import defend, protection
@@ -110,6 +110,24 @@ def refuses_forward_mode(
             f"({type(error).__name__}: {reason})"
         )
     return None
+
+
+def said_of_derivatives(target: Target, params: Params, batch: Batch) -> str:
+    """Returns which derivatives an attack has taken in the place of the usual ones, in
+    words; "" where it has taken those.
+
+    Args:
+      target: with its numbers.
+      params, batch: of its loss, or their shapes.
+    """
+    if target.client is not None:  # nothing is known of it
+        return ""
+    if not derivatives.falls_back(target.loss_fn, params, with_drawn(target, batch)):
+        return ""
+    return (
+        "reverse over reverse (rule='plain'), slower than the usual ones: the loss has "
+        "no forward-mode derivatives, as a function with a custom_vjp has none"
+    )
 
 
 def _of_loss(target: Target, loss_fn: Loss, rule: str | None) -> Client:

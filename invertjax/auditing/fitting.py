@@ -27,7 +27,10 @@ def unexplained(prepared: Prepared, rows: Sequence[Row]) -> bool:
 
 
 def _fit(row: Row) -> float:
-    return np.inf if row["fit"] is None else row["fit"]
+    fit: float | None = row["fit"]
+    if row["loss"] is None or fit is None:  # what was measured is only the start
+        return np.inf
+    return fit
 
 
 def _best_fit(rows: Sequence[Row]) -> float:

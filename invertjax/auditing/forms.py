@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
-from invertjax import leaves
+from invertjax import leaves, trees
 from invertjax.auditing import attackers, programs, run
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.keys import Keys, again
@@ -134,7 +134,16 @@ def _larger(target: Target) -> Callable[[Update, Update], jax.Array]:
     del target
 
     def larger(update: Update, observed: Update) -> jax.Array:
-        dot: Callable[..., Any] = optax.tree.vdot
-        return dot(update, observed) / dot(observed, observed)
+        update, factor = trees.scaled(update)  # squares of large ones overflow
+        observed, other = trees.scaled(observed)
+        ratio = _dot(update, observed) / _dot(observed, observed)
+        return ratio * (other / factor)
 
     return larger
+
+
+def _dot(a: Update, b: Update) -> jax.Array:
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(x * y)
+
+    return trees.total(jax.tree.map(one, a, b))

@@ -116,7 +116,7 @@ def columns(row: Row) -> Row:
         "psnr": None if failed else float(np.mean(psnr)),
         "psnr_min": None if failed else float(np.min(psnr)),
         "ssim": float(np.mean(ssim)) if ssim and not failed else None,
-        "label_recall": row["label_recall"],
+        "label_recall": None if failed else row["label_recall"],
         "loss": row["loss"],
         "steps_taken": row["steps"],
         "stopped": row["stopped"],

@@ -31,6 +31,13 @@ def test_norms_at_every_scale(scale):
     np.testing.assert_allclose(unit["b"], VALUES[40:] / exact, rtol=1e-6)
 
 
+def test_the_rms_is_there_where_the_norm_is_too_large():
+    tree = {"a": jnp.full((30, 40), 3e38), "b": jnp.full(60, -3e38)}
+    norm, _, rms = _all(tree)
+    assert norm == jnp.inf
+    np.testing.assert_allclose(rms, 3e38, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype, value", [("float16", 300), ("bfloat16", 1e25)])
 def test_norms_of_narrow_leaves(dtype, value):
     tree = {"a": jnp.full(4, value, dtype), "b": jnp.zeros(3)}
@@ -82,3 +89,11 @@ def test_weighted_means_of_any_weights(dtype, weight):
     assert mean.dtype == dtype
     eps = jnp.finfo(dtype).eps
     np.testing.assert_allclose(mean, [5.0, -2.0], rtol=2 * eps)
+
+
+def test_many_squares_below_the_least_number_are_not_lost():
+    """Each is no float32, and together they are a sixth of the squared norm."""
+    many = np.full(2**21, 0.9e-19, np.float32)
+    leaf = jnp.concatenate([jnp.asarray([3e-16], jnp.float32), many])
+    wanted = np.sqrt(9e-32 + 2**21 * 0.81e-38)
+    np.testing.assert_allclose(trees.norm(leaf), wanted, rtol=1e-3)

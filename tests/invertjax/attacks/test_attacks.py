@@ -184,6 +184,28 @@ def test_updates_that_do_not(params, share, size):
     assert not attacks.admits(update, SHAPE)
 
 
+def test_the_closed_form_reads_a_file_of_numpy_arrays(params):
+    batch = toy.batch(1)
+    client = toy.at(params)
+    update = jax.tree.map(np.asarray, client(batch))
+    attack = attacks.analytic(client, update, known(batch["label"]))
+    z = jax.jit(attack.init)(jax.random.key(KEY))
+    np.testing.assert_allclose(z["image"], batch["image"], atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e20, 1e25, 1e30])
+def test_noise_admits_no_closed_form_at_any_scale(params, scale):
+    """Squares of such updates are infinite, or zero: no misfit may be compared so."""
+    noise = toy.init(9)
+    update = jax.tree.map(lambda leaf: np.float32(scale) * leaf, noise)
+    assert not attacks.admits(update, SHAPE)
+    shared = jax.tree.map(
+        lambda leaf: np.float32(scale) * leaf,
+        jax.grad(toy.loss_fn)(params, toy.batch(1)),
+    )
+    assert attacks.admits(shared, SHAPE)
+
+
 def test_auto_falls_back_to_inverting_gradients(params):
     batch = toy.batch(1, size=2)
     client = toy.at(params)

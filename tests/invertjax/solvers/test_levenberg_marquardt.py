@@ -11,7 +11,11 @@ import pytest
 
 from invertjax import matching
 from invertjax.base import Candidate, Stop
-from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
+from invertjax.solvers.levenberg_marquardt import (
+    _linearised,
+    _predicted,
+    levenberg_marquardt,
+)
 
 EQUATIONS, UNKNOWNS, STEPS = 40, 20, 25
 PRECONDITIONED, PURE = 100, 0  # unknowns up to which J^T J may be computed
@@ -281,3 +285,22 @@ def test_the_optimiser_says_when_it_is_done():
     assert result.steps == 5  # it took one step more than it needed to know
     np.testing.assert_array_equal(np.isinf(result.losses), np.arange(6) >= 5)
     np.testing.assert_allclose(result.batch, LAST, atol=1e-2)
+
+
+def test_the_predicted_decrease_is_that_of_a_linear_problem():
+    rng = np.random.default_rng(0)
+    matrix = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    right, z, step = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in (6, 4, 4))
+
+    def residual(z):
+        return matrix @ z - right
+
+    def value(z):
+        return 0.5 * jnp.sum(residual(z) ** 2)
+
+    gradient = jax.grad(value)(z)
+    step = -0.01 * gradient + 0.001 * step
+    problem = _linearised(residual, z, lambda flat: flat, gradient)
+    found = _predicted(problem, step)
+    np.testing.assert_allclose(found, value(z) - value(z + step), rtol=1e-3)
+    assert np.isnan(_predicted(problem, -step))
