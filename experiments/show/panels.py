@@ -2,9 +2,11 @@
 
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from experiments.show import curves
 from experiments.show.style import literal, styles, unit_of
@@ -58,7 +60,7 @@ def draw(
     curves.save(figure, path)
 
 
-def _explain(figure, grid, over: str) -> None:
+def _explain(figure: Figure, grid: Any, over: str) -> None:
     handles, labels = grid[0, 0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=11)

@@ -40,7 +40,8 @@ def from_equinox(
 
     params, rest = eqx.partition(module, eqx.is_inexact_array)
     named = inspect.signature(type(module).__call__).parameters
-    if "state" in named and state is None:
+    needed = "state" in named and named["state"].default is inspect.Parameter.empty
+    if needed and state is None:
         raise ValueError(
             f"{type(module).__name__} takes a state: expected state=, as "
             "eqx.nn.make_with_state gives it."

@@ -49,6 +49,9 @@ def test_metrics_are_arrays_with_named_axes(found):
     for name in ("label_recall", "loss", "update_rms"):
         assert found.metrics[name].axes == ("update",)
         assert found.metrics[name].values.shape == (3,)
+    rms = found.metrics["update_rms"].values
+    assert found.facts["update_rms_mean"] == pytest.approx(rms.mean())
+    assert "x 1 restarts" in found.facts["layout"]  # where nobody asks for more
     assert "ssim" not in found.metrics  # images of 6 x 6 are smaller than its window
     np.testing.assert_array_equal(found.metrics["label_recall"].values, 1.0)
 

@@ -61,3 +61,11 @@ def test_a_home_where_nothing_can_be_written(monkeypatch, tmp_path, kind):
         monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setenv("HOME", str(home))
     assert cache_of_a_command() is None
+
+
+def test_a_core_is_one_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert startup._cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert startup._cores() == 64

@@ -14,6 +14,7 @@ from invertjax.base import Candidate, Stop
 from invertjax.solvers.levenberg_marquardt import (
     _linearised,
     _predicted,
+    _solve,
     levenberg_marquardt,
 )
 
@@ -304,3 +305,22 @@ def test_the_predicted_decrease_is_that_of_a_linear_problem():
     found = _predicted(problem, step)
     np.testing.assert_allclose(found, value(z) - value(z + step), rtol=1e-3)
     assert np.isnan(_predicted(problem, -step))
+
+
+def test_the_factor_of_the_matrix_solves_what_conjugate_gradients_do_not():
+    rng = np.random.default_rng(0)
+    scales = np.logspace(0, -3, 20)[None]
+    matrix = jnp.asarray(rng.normal(size=(40, 20)) * scales, jnp.float32)
+    z = jnp.zeros(20)
+
+    def residual(z):
+        return matrix @ z - 1.0
+
+    gradient = jax.grad(lambda z: 0.5 * jnp.sum(residual(z) ** 2))(z)
+    problem = _linearised(residual, z, lambda flat: flat, gradient)
+    solve = functools.partial(
+        _solve, problem, matrix.T @ matrix, damp=jnp.float32(1e-6),
+        iterations=200, preconditioned=200, tolerance=1e-3,
+    )  # fmt: skip
+    alone, helped = solve(known=jnp.array(False)), solve(known=jnp.array(True))
+    assert helped.solved and helped.used <= 3 < 10 * helped.used < alone.used
