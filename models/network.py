@@ -31,11 +31,14 @@ class Network(NamedTuple):
       statistics: `(params, images) -> buffers`: the mean and (biased) variance of what
         enters every batch norm in training, in the structure of the buffers.
         `{}` where there is no batch norm. Differentiable in both arguments, for the
-        prior of Yin et al. (2021), "See through Gradients".
+        prior of Yin et al. (2021), "See through Gradients". None where not known.
       features: `(params, buffers, images, train) -> (features, buffers)`, as `apply`,
-        up to the input of the last dense layer, `[B, F]`: the representation.
+        up to the input of the last dense layer, `[B, F]`: the representation. None
+        where not known.
       head: `(params, features) -> logits`: that layer. `apply` is `head` of `features`.
-      last: the path of that layer in the params, such as "layers/3".
+        None where not known.
+      last: the path of that layer in the params, such as "layers/3"; "" where not
+        known.
       blocks: `(params, features) -> features` each, whose composition, from images to
         logits, is `apply` in training; `()` where the network has shortcuts.
       mean, std: of the normalisation, one value a channel.
@@ -43,9 +46,11 @@ class Network(NamedTuple):
 
     init: Callable[[jax.Array], tuple[Params, Buffers]]
     apply: Callable[[Params, Buffers, jax.Array, bool], tuple[jax.Array, Buffers]]
-    statistics: Callable[[Params, jax.Array], Buffers]
-    features: Callable[[Params, Buffers, jax.Array, bool], tuple[jax.Array, Buffers]]
-    head: Callable[[Params, jax.Array], jax.Array]
+    statistics: Callable[[Params, jax.Array], Buffers] | None
+    features: (
+        Callable[[Params, Buffers, jax.Array, bool], tuple[jax.Array, Buffers]] | None
+    )
+    head: Callable[[Params, jax.Array], jax.Array] | None
     last: str
     blocks: tuple[Callable[[Params, jax.Array], jax.Array], ...]
     mean: tuple[float, ...]

@@ -1,7 +1,6 @@
 """What tells the inputs of two runs apart, where their settings name them alike."""
 
 import hashlib
-import importlib.util
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from experiments.settings.data import Data
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim
 from experiments.victims import inputs
+from invertjax.cli import own_code
 
 
 def of_files(saved: SavedUpdate, victim: Victim) -> dict[str, str]:
@@ -26,7 +26,8 @@ def of_files(saved: SavedUpdate, victim: Victim) -> dict[str, str]:
         "update": saved.update,
         "params": saved.params,
         "checkpoint": victim.checkpoint,
-        "loss": _source(saved.loss),
+        "model": own_code.source(victim.model),
+        "loss": own_code.source(victim.loss),
     }
     return {
         flag: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
@@ -102,9 +103,3 @@ def _of_arrays(held: Any) -> str:
             found.update(f"{leaf.dtype}{leaf.shape}".encode())
             found.update(np.ascontiguousarray(leaf).data)
     return found.hexdigest()
-
-
-def _source(loss: str | None) -> str | None:
-    """Returns the file of the module that a loss is from."""
-    found = importlib.util.find_spec(loss.partition(":")[0]) if loss else None
-    return found.origin if found else None

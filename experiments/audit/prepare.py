@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.audit import trying
 from experiments.settings.attack import NUMBERS, Attack
 from experiments.settings.clients import Clients
 from experiments.settings.data import Data
@@ -93,7 +94,7 @@ def simulated(
         found.truth["image"].shape[2:],
         found.num_classes,
         train_data=lambda: found.public,
-        check=checker(f"--model={victim.model}", attack, threat, cache),
+        check=checker(victim, attack, threat, cache),
         progress=progress,
         cache=cache,
     )
@@ -132,8 +133,7 @@ def given(
     """
     threat = threat_of(attack)
     found = saved_update.read(saved, victim, clients, attack, run, cache=cache)
-    named = f"--loss={saved.loss}" if saved.loss else f"--model={victim.model}"
-    checker(named, attack, threat, cache)(found.target, found.params)
+    checker(victim, attack, threat, cache)(found.target, found.params)
     keys = keys_of(run, attack, 1)
 
     row = ATTACKERS[attack.attack]
@@ -244,18 +244,21 @@ def not_finite(index: int, victim: Victim, clients: Clients) -> ValueError:
 
 
 def checker(
-    named: str, attack: Attack, threat: Threat, cache: Cache | None = None
+    victim: Victim, attack: Attack, threat: Threat, cache: Cache | None = None
 ) -> Callable[[Target, Any], None]:
-    """Returns a check that refuses attacks on networks that they do not fit."""
+    """Returns a check that refuses attacks on networks that they do not fit, and code
+    of the reader's own that fails."""
     answers = cache or Cache()
     rows = [("attack", ATTACKERS[attack.attack])]
     if attack.warm_start:
         rows.append(("warm_start", ATTACKERS[attack.warm_start]))
 
     def check(target: Target, params: Any) -> None:
+        trying.check(victim, target, params, threat, rows[0][1].rule)
         for flag, row in rows:
             reason = _refused(row, target, params, threat, answers)
             if reason:
+                named = f"--model={victim.model}" if victim.model else victim.named
                 raise ValueError(f"--{flag}={row.name} does not fit {named}: {reason}.")
 
     return check
@@ -287,7 +290,7 @@ def known(
 def _norm_knowledge(victim: Victim) -> str:
     if victim.model is None:
         return "as the given loss has it"
-    if not has_batch_norm(victim.model, victim.norm):
+    if not has_batch_norm(victim.model, victim.norm, victim.norm_mode):
         return "none in the model"
     if victim.norm_mode == "eval":
         return "eval mode: running statistics, known with the model"

@@ -43,7 +43,7 @@ RECORDS = (*settings.RECORDS, Federation, Resumable)
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", RECORDS, _run)
+    return command.run(argv, __doc__ or "", RECORDS, _run, federation.WITHOUT)
 
 
 def _run(values: flags.FlagValues) -> int:

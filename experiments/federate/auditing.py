@@ -45,8 +45,7 @@ NOTHING = Audit({"psnr_mean": None}, "nothing to attack: all clients dropped", N
 
 def checker(victim: Victim, attack: Attack) -> Callable[[Target, Any], None]:
     """Returns a check that refuses networks that the attack does not fit."""
-    named = f"--model={victim.model}"
-    return prepare.checker(named, attack, prepare.threat_of(attack))
+    return prepare.checker(victim, attack, prepare.threat_of(attack))
 
 
 def audit(

@@ -14,7 +14,7 @@ from experiments.federate.training import Training
 from experiments.settings import federation, settings
 from experiments.settings.attack import Attack
 from experiments.settings.federation import Federation
-from experiments.settings.output import Resumable
+from experiments.settings.output import Resumable, as_name
 from experiments.settings.settings import Settings
 from invertjax import driver
 from invertjax.auditing import Watch
@@ -75,8 +75,8 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
 
 
 def _default_workdir(chosen: Settings, kept: Mapping[str, Any]) -> str:
-    source = chosen.data.dataset.replace("/", "_").replace(":", "-")
-    return f"runs/federate-{chosen.victim.model}-{source}-{settings.digest(kept)}"
+    name = as_name("federate", str(chosen.victim.model), chosen.data.dataset)
+    return f"runs/{name}-{settings.digest(kept)}"
 
 
 def _inputs(trained: Training, chosen: Settings) -> dict[str, str]:

@@ -14,8 +14,8 @@ from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.federation import Federation
 from experiments.settings.run import Run
-from experiments.settings.victim import Victim
-from experiments.victims import inputs
+from experiments.settings.victim import Victim, is_own
+from experiments.victims import inputs, own_model
 from experiments.victims import target as victims
 from invertjax import federated
 from invertjax.auditing import Target, situations
@@ -121,6 +121,13 @@ def prepare(
         check=check,
         cache=cache,
     )
+    if is_own(victim.model):  # whose accuracy is measured, whatever its loss is
+        own_model.check(
+            str(victim.model),
+            built.network.net,
+            examples.images.shape[1:],
+            examples.num_classes,
+        )
     return Training(
         data, victim, clients, run, federation, built, examples, test, rows, rule
     )
@@ -243,12 +250,12 @@ def tester(training: Training) -> Callable[[Params], jax.Array]:
     labels = np.where(np.arange(whole) < count, np.resize(test.labels, whole), -1)
     images = images.reshape(-1, size, *images.shape[1:]).astype(training.run.dtype)
     labels = labels.reshape(-1, size)
-    net = training.built.network.net
+    net, buffers = training.built.network.net, training.built.buffers
 
     def accuracy(params: Params) -> jax.Array:
         def hits(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
             images, labels = batch
-            logits = net.apply(params, {}, images, False)[0]
+            logits = net.apply(params, buffers, images, False)[0]
             return jnp.sum(jnp.argmax(logits, -1) == labels)
 
         return jnp.sum(jax.lax.map(hits, (images, labels))) / count

@@ -35,7 +35,8 @@ RECORDS = (*settings.RECORDS, Asked, Output)
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", RECORDS, _run)
+    without = {**settings.FIXED, "defense_known": "attackers who know are added"}
+    return command.run(argv, __doc__ or "", RECORDS, _run, without)
 
 
 def _run(values: flags.FlagValues) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from experiments.settings.attack import NUMBERS
 from experiments.settings.settings import Settings, replaced, resolve, values
-from experiments.settings.victim import has_batch_norm
+from experiments.settings.victim import has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS, for_noise
 from invertjax.defenses import protection
@@ -64,7 +64,12 @@ def _check(cell: Settings) -> None:
             f"{wrong[0]} = {wrong[1]}: expected none, and an attack such as "
             f"{plain.name}: adaptive ones are added."
         )
-    if has_batch_norm(victim.model, victim.norm):
+    if is_own(victim.model) and victim.norm_mode == "train":
+        raise ValueError(
+            f"norm_mode = train, of --model={victim.model}: expected eval, as the "
+            "clients of a federation share no running statistics."
+        )
+    if not is_own(victim.model) and has_batch_norm(victim.model, victim.norm):
         raise ValueError(
             f"norm = {victim.norm or 'batch'}, of --model={victim.model}: expected "
             "group, layer or none, as the clients of a federation share no buffers."

@@ -17,11 +17,13 @@ from experiments.settings.output import Output
 from experiments.settings.settings import Settings
 from experiments.sweep import folder as sweeps
 from experiments.sweep import grid, programs
+from experiments.victims import network
 from invertjax.cli import command, interrupts, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
 from invertjax.reports import text
 
+PLAN = pathlib.Path(__file__).parents[1] / "presets" / "frontier.toml"
 MOST_DB = 160  # of a threshold; what float32 can tell apart is below
 
 
@@ -29,8 +31,8 @@ MOST_DB = 160  # of a threshold; what float32 can tell apart is below
 class Asked:
     """Which frontier, and what counts as protected."""
 
-    plan: str = setting(
-        "A TOML file: the defenses.", default="experiments/presets/frontier.toml"
+    plan: str | None = setting(
+        "A TOML file: the defenses. Default: frontier.toml of experiments/presets."
     )
     threshold: float = setting("PSNR in dB that an attack must not reach.", default=20)
 
@@ -49,11 +51,14 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
         raise ValueError(
             f"--threshold={asked.threshold:g}: expected dB, 0 to {MOST_DB}."
         )
-    plan = federation.from_file(asked.plan)
-    found = grid.read(asked.plan, given, apart=("federation",))
-    cells = attackers.with_adaptive(asked.plan, found.cells)
+    file = asked.plan or str(PLAN)
+    plan = federation.from_file(file)
+    found = grid.read(file, given, apart=("federation",))
+    cells = attackers.with_adaptive(file, found.cells)
+    for victim in dict.fromkeys(cell.victim for cell in cells):
+        network.check_code(victim)
     jax.config.update("jax_enable_x64", cells[0].run.x64)
-    workdir = output.workdir or f"runs/frontier-{pathlib.Path(asked.plan).stem}"
+    workdir = output.workdir or f"runs/frontier-{pathlib.Path(file).stem}"
     every = found._replace(cells=cells)
     topics = ((cell.data, cell.clients, cell.victim) for cell in cells)
     read = digests.of_runs(topics, whole=True, check=interrupts.check)

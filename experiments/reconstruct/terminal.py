@@ -13,7 +13,7 @@ from experiments.audit.run import ready
 from experiments.audit.versions import versions
 from experiments.reconstruct import resumed
 from experiments.settings import settings
-from experiments.settings.output import Resumable
+from experiments.settings.output import Resumable, as_name
 from experiments.settings.settings import Settings
 from invertjax import Report
 from invertjax.auditing import Watch, run
@@ -85,9 +85,8 @@ def reconstruct(
 
 
 def _default_workdir(chosen: Settings, digest: str) -> str:
-    source = (chosen.data.dataset or "update").replace("/", "_").replace(":", "-")
-    model = chosen.victim.model or "loss"
-    return f"runs/{chosen.attack.attack}-{model}-{source}-{digest}"
+    source, model = chosen.data.dataset or "update", chosen.victim.model or "loss"
+    return f"runs/{as_name(chosen.attack.attack, model, source)}-{digest}"
 
 
 def _say_done(recorder: Any) -> int:

@@ -11,7 +11,7 @@ from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
-from experiments.settings.victim import Victim, has_batch_norm
+from experiments.settings.victim import OURS, Victim, has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS, with_number
 from invertjax.cli import setting
@@ -37,7 +37,8 @@ def check(given: Given, row: Attacker) -> None:
     for topic in (Attack, Clients, Victim, SavedUpdate, Data, Run):
         for name, rule in setting.rules(topic).items():
             if name in given:
-                setting.check_applies(name, rule, given, _lacks(name, row))
+                setting.check_applies(name, rule, given, _lacks(name, row, given))
+    _loss(given)
     _noise(given, row)
     _networks(given)
     _norm_mode(given, row)
@@ -48,13 +49,31 @@ def check(given: Given, row: Attacker) -> None:
         _update(given)
 
 
-def _lacks(name: str, row: Attacker) -> str | None:
-    """Returns what a setting needs and this attack has not, None where it has all."""
+def _lacks(name: str, row: Attacker, given: Given) -> str | None:
+    """Returns what a setting needs and this attack, or this model, has not; None where
+    it has all."""
+    if name in OURS and is_own(given.get("model")):
+        return f"a model of invertjax, and --model={given['model']} is your own"
+    if name in OURS and is_whole(given):
+        return "--model, not --loss alone"
     if name in _ITERATIVE and row.closed_form:
         return "an iterative attack"
     if name in NUMBERS and NUMBERS[name] not in row.numbers:
         return f"--attack={' or '.join(with_number(NUMBERS[name]))}"
     return None
+
+
+def is_whole(given: Given) -> bool:
+    """Returns whether a loss of the reader's own takes the place of a model."""
+    return given.get("loss") is not None and given.get("model") is None
+
+
+def _loss(given: Given) -> None:
+    if is_whole(given) and given.get("update") is None:
+        raise ValueError(
+            f"--loss={given['loss']} needs --model as well, where it is (logits, "
+            "labels) -> scalar, or --update, where it is (params, batch) -> scalar."
+        )
 
 
 def _noise(given: Given, row: Attacker) -> None:
@@ -85,9 +104,14 @@ def _networks(given: Given) -> None:
 
 
 def _norm_mode(given: Given, row: Attacker) -> None:
-    if "norm_mode" not in given:
+    if "norm_mode" not in given or is_own(given.get("model")):
         return
-    model = None if given.get("loss") else given.get("model", row.network)
+    if given.get("update") is not None:
+        raise ValueError(
+            f"--norm_mode={given['norm_mode']} does not apply here: it needs data, and "
+            "--update comes without, or a --model of your own."
+        )
+    model = given.get("model", row.network)
     if not has_batch_norm(model, given.get("norm")):
         raise ValueError(
             f"--norm_mode={given['norm_mode']} does not apply here: --model={model} "
@@ -181,7 +205,7 @@ def _update(given: Given) -> None:
         )
     if "model" not in given and "loss" not in given:
         raise ValueError(f"{file} needs --model=NAME or --loss=module:function.")
-    if "loss" in given and "num_classes" not in given:
+    if is_whole(given) and "num_classes" not in given:
         raise ValueError(f"{file} needs --num_classes as well, with --loss.")
     if given.get("labels") == "known":
         raise ValueError(

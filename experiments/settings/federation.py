@@ -10,8 +10,9 @@ from typing import Any
 
 from experiments.settings import partition, settings
 from experiments.settings.partition import Partition
+from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.settings import Settings
-from experiments.settings.victim import has_batch_norm
+from experiments.settings.victim import has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import amounts, fields
@@ -24,6 +25,11 @@ SEES = ("client", "mean")
 ON_NAN = ("drop", "stop")
 STEPS = 400  # of an iterative attack, at every audit
 MOST_TARGETS = 4  # that are attacked where nobody says how many
+# Settings of a run that no federation has, and why.
+WITHOUT = {
+    **dict.fromkeys(("train_steps", "train_lr", "checkpoint"), "the federation trains"),
+    **dict.fromkeys(kit.rules(SavedUpdate), "clients compute their own"),
+}
 
 
 def _rounds(text: str) -> tuple[int, ...]:
@@ -232,25 +238,20 @@ def _targets(given: Mapping[str, Any], federation: Federation) -> int:
 
 def _check_applies(given: Mapping[str, Any]) -> None:
     """Refuses what a federation has not."""
-    # (flag, whether it is wrong, what would be right)
+    for flag, why in WITHOUT.items():
+        if given.get(flag):
+            raise _wrong(flag, given[flag], f"none: {why}")
+    # (flag, what is wrong, what would be right)
     rules = [
-        ("train_steps", bool(given.get("train_steps")), "none: the federation trains"),
-        ("checkpoint", "checkpoint" in given, "none: the federation trains"),
-        ("update", "update" in given, "none: clients compute their own"),
-        (
-            "networks",
-            given.get("networks") == "per_target",
-            "shared: clients train one network",
-        ),
-        (
-            "norm",
-            given.get("norm") == "batch",
-            "group, layer or none: clients share no buffers",
-        ),
+        ("networks", "per_target", "shared: clients train one network"),
+        ("norm", "batch", "group, layer or none: clients share no buffers"),
     ]
+    if is_own(given.get("model")):
+        right = "eval: clients share no running statistics"
+        rules.append(("norm_mode", "train", right))
     for flag, wrong, expected in rules:
-        if wrong:
-            raise _wrong(flag, given[flag], expected)
+        if given.get(flag) == wrong:
+            raise _wrong(flag, wrong, expected)
 
 
 def _check_known(

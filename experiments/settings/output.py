@@ -21,3 +21,8 @@ class Resumable(Output):
         "Go on with the run in --workdir after the last of it that is finished.",
         default=False,
     )
+
+
+def as_name(*words: str) -> str:
+    """Returns words such as names of models and data sets as the name of a folder."""
+    return "-".join(words).replace("/", "_").replace(":", "-")

@@ -32,18 +32,11 @@ class SavedUpdate:
         needs="update",
         fixed=_FIXED,
     )
-    loss: str | None = setting(
-        "With --update: module:function of (params, batch) -> scalar, in JAX; batch "
-        'has "image" [B, H, W, C] in [0, 1] and "label" [B] (with --labels=joint '
-        "[B, K]).",
-        needs="update",
-        fixed=_FIXED,
-    )
     image_shape: tuple[int, ...] = setting(
         "With --update: H,W,C.", read=_shape, listed=True, needs="update", fixed=_FIXED
     )
     num_classes: int | None = setting(
-        "With --update: K. Default: 10; --loss needs it.",
+        "With --update: K. Default: 10; --loss without --model needs it.",
         at_least=1,
         at_most=10**7,
         because=amounts.memory(lambda classes: 100.0 * classes),

@@ -19,7 +19,7 @@ from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
-from experiments.settings.victim import Victim, has_batch_norm
+from experiments.settings.victim import Victim, has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import setting
@@ -49,6 +49,9 @@ RULES = {
     for topic in TOPICS.values()
     for name, rule in setting.rules(topic).items()
 }
+COLUMNS = {name: rule.column or name for name, rule in RULES.items()}
+# Settings that no sweep has, and why.
+FIXED = {name: rule.fixed for name, rule in RULES.items() if rule.fixed}
 RECORDS = tuple(TOPICS.values())
 TOPIC_OF = {
     name: topic for topic, record in TOPICS.items() for name in setting.rules(record)
@@ -150,7 +153,9 @@ def _own_defaults(given: Mapping[str, Any], row: Attacker) -> dict[str, Any]:
     }
     if with_data:
         trained = given.get("train_steps") or given.get("checkpoint") is not None
-        own["networks"] = "shared" if trained else "per_target"
+        # Only once it is made is it known whether one's own has fresh weights.
+        untrained = None if is_own(model) else "per_target"
+        own["networks"] = "shared" if trained else untrained
         if has_batch_norm(model, given.get("norm")):
             own["norm_mode"] = "train"
     if not row.closed_form:
@@ -164,4 +169,4 @@ def _own_defaults(given: Mapping[str, Any], row: Attacker) -> dict[str, Any]:
 
 def model_of(given: Mapping[str, Any], row: Attacker) -> str | None:
     """Returns the model that will be used; None where a loss is given instead."""
-    return None if given.get("loss") else given.get("model", row.network)
+    return None if between.is_whole(given) else given.get("model", row.network)

@@ -3,12 +3,12 @@
 import dataclasses
 
 import models
-from invertjax.cli import amounts
-from invertjax.cli.setting import setting
+from invertjax.cli import amounts, own_code
+from invertjax.cli.setting import Besides, setting
 
 NETWORKS = ("per_target", "shared")
+OURS = ("activation", "norm", "init", "width")  # which models of the reader have not
 NORM_MODES = ("train", "eval")
-_MODEL = ("loss", "--model, not --loss")
 _DATA = ("update", "data, and --update comes without")
 
 
@@ -23,39 +23,49 @@ class Victim:
     model: str = setting(
         f"The victim, {_one_of(models.NAMES)}. Default: as --attack has it.",
         one_of=models.NAMES,
-        without=_MODEL,
+        besides=Besides(
+            "package.module:name of your own: a module class of Flax, Equinox or "
+            "PyTorch, or a function that returns a module or an adapters.Adapted; "
+            "called with those of image_shape, num_classes, rngs or key that it names",
+            own_code.is_named,
+        ),
+    )
+    loss: str | None = setting(
+        "module:function of your own, in JAX. With --model: (logits, labels) -> scalar "
+        "in place of cross-entropy. Without, and with --update: (params, batch) -> "
+        'scalar; batch has "image" [B, H, W, C] in [0, 1] and "label" [B] (with '
+        "--labels=joint [B, K]).",
+        column="loss_function",
     )
     activation: str | None = setting(
         f"Its activation, {_one_of(tuple(models.ACTIVATIONS))}.",
         one_of=tuple(models.ACTIVATIONS),
-        without=_MODEL,
     )
     norm: str | None = setting(
         f"Its normalisation, {_one_of(tuple(models.NORMS))}.",
         one_of=tuple(models.NORMS),
-        without=_MODEL,
     )
     norm_mode: str = setting(
-        f"Statistics of its batch norm, {_one_of(NORM_MODES)}. Default: train.",
+        f"Statistics of its batch norm, {_one_of(NORM_MODES)}: those of the client's "
+        "batch, or the running ones. Default: train; with a model of your own there "
+        "is none.",
         one_of=NORM_MODES,
-        without=_DATA,
     )
     init: str | None = setting(
         f"Its initial weights, {_one_of(tuple(models.INITS))}: N(0, 1/fan_in), or "
         "U(-0.5, 0.5).",
         one_of=tuple(models.INITS),
-        without=_MODEL,
     )
     width: int | None = setting(
         "Width of its first layer; the others are multiples of it.",
         at_least=1,
         at_most=10**5,
         because=amounts.memory(lambda width: 4.0 * width * width),
-        without=_MODEL,
     )
     networks: str = setting(
         f"Untrained networks, {_one_of(NETWORKS)}: a new one for every target, or one "
-        "for all. Default: per_target. A trained network serves all.",
+        "for all. Default: per_target; shared where it is trained, or a model of your "
+        "own makes no fresh weights.",
         one_of=NETWORKS,
         without=_DATA,
     )
@@ -80,8 +90,24 @@ class Victim:
     def trained(self) -> bool:
         return bool(self.train_steps) or self.checkpoint is not None
 
+    @property
+    def named(self) -> str:
+        """The flags of what the reader's own code may be part of."""
+        parts = {"model": self.model, "loss": self.loss}
+        return " ".join(f"--{flag}={text}" for flag, text in parts.items() if text)
 
-def has_batch_norm(model: str | None, norm: str | None) -> bool:
+
+def is_own(model: str | None) -> bool:
+    """Returns whether a model is of the reader's own code."""
+    return model is not None and own_code.is_named(model)
+
+
+def has_batch_norm(
+    model: str | None, norm: str | None, norm_mode: str | None = None
+) -> bool:
     """Returns whether a network has a batch norm; False where a loss of the reader's
-    own decides."""
-    return model is not None and "batch" == (norm or models.DEFAULTS[model].norm)
+    own decides. A model of the reader's own has one where a mode of it is given, which
+    is checked once the model is made."""
+    if model is None or is_own(model):
+        return model is not None and norm_mode is not None
+    return "batch" == (norm or models.DEFAULTS[model].norm)

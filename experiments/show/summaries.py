@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 from pandas.api import types
 
-from experiments.settings.settings import RULES
+from experiments.settings.settings import COLUMNS
 from experiments.show import parts
 from experiments.show.parts import PICTURES
 from invertjax import metrics
@@ -16,8 +16,8 @@ from invertjax.cli.near import near
 from invertjax.reports import text as texts
 
 Frame = Any  # of pandas, whose own annotations do not survive indexing
-# Every other column is a result; `loss` is one too, beside the setting of that name.
-SETTINGS = {*RULES, "defense_name", "strength"} - {"loss"}
+# Every other column is a result.
+SETTINGS = {*COLUMNS.values(), "defense_name", "strength"}
 EVERY = "all"  # the one value of a coordinate that is not there
 _FIRST = ("defense_name", "model", "attack", "dataset")  # among equals
 _DRAWS = ("seed", "target", "targets")  # averaged over, never a coordinate by default

@@ -36,7 +36,7 @@ RECORDS = (*settings.RECORDS, Asked, Output)
 
 def main(argv: list[str]) -> int:
     startup.quiet_and_cached()
-    return command.run(argv, __doc__ or "", RECORDS, _run)
+    return command.run(argv, __doc__ or "", RECORDS, _run, settings.FIXED)
 
 
 def _run(values: flags.FlagValues) -> int:

@@ -2,7 +2,8 @@
 
 Operations are those that XLA counts in the traced program, so that a new model needs no
 entry here. Images are taken to be RGB, of 32 x 32 pixels where no setting says
-otherwise, and of ten classes.
+otherwise, and of ten classes; a model of the reader's own, which may take no others, is
+counted on one of its images.
 """
 
 import functools
@@ -15,13 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
+from experiments import data as data_
 from experiments.settings.attack import Attack
 from experiments.settings.settings import Settings
+from experiments.settings.victim import Victim, is_own
 from experiments.sweep.programs import Group
-from invertjax import clients, distances, losses
+from experiments.victims import network, own_loss
+from invertjax import clients, distances
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import progress
 
+Shape = tuple[int, ...]
 SIDE, CHANNELS, CLASSES = 32, 3, 10
 SHARE = 0.2  # of the peak of matrix products that small models reach
 TRAINED = 64  # images in a step of training the victim
@@ -69,13 +74,14 @@ def one(cell: Settings, speed: float) -> Estimate:
       speed: operations a second.
     """
     data, victim, attack, clients, *_ = cell
-    counted = count(
-        victim.model,
-        data.image_size or SIDE,
-        activation=victim.activation,
-        norm=victim.norm,
-        width=victim.width,
-    )
+    options: dict[str, Any] = {"norm_mode": victim.norm_mode, "loss": victim.loss}
+    size: int | Shape = data.image_size or SIDE
+    if is_own(victim.model):
+        where = data.dataset, data.split, data.data_dir, data.image_size
+        size, options["classes"] = _example(*where) or (size, CLASSES)
+    else:
+        options = {n: getattr(victim, n) for n in ("activation", "norm", "width")}
+    counted = count(str(victim.model), size, **options)
     images = clients.batch_size
     if clients.local_steps:
         images = clients.local_steps * clients.local_batch
@@ -100,22 +106,42 @@ def _iterations(attack: Attack) -> int:
 
 
 @functools.cache
-def count(name: str, side: int, **options: Any) -> Count:
-    """Counts an iteration of a model of `models.NAMES`, without compiling it.
+def _example(dataset: str, *where: Any) -> tuple[Shape, int] | None:
+    """Returns (H, W, C) of an image, and K; None where there is none, which is said
+    once images are read."""
+    split, data_dir, image_size = where
+    try:
+        found = data_.load(dataset, split, data_dir, image_size=image_size, limit=1)
+    except (ValueError, OSError):
+        return None
+    return found.images.shape[1:], found.num_classes
+
+
+@functools.cache
+def count(
+    name: str, size: int | Shape, classes: int = CLASSES, **options: Any
+) -> Count:
+    """Counts an iteration of a model, without compiling it.
 
     A network that cannot be built for such images cannot be attacked either, which
     costs nothing.
 
     Args:
       name: of the model.
-      side: of the images, in pixels.
-      options: of `models.build`.
+      size: of the images: their side in pixels, or (H, W, C).
+      classes: K.
+      options: other settings of the victim.
     """
-    shape = (side, side, CHANNELS)
+    shape = (size, size, CHANNELS) if isinstance(size, int) else size
+    victim = Victim(model=name, **options)
     try:
-        net = models.build(name, image_shape=shape, num_classes=CLASSES, **options)
+        return _counted(network.architecture(victim, shape, classes).net, victim, shape)
     except Exception:  # its cells will say what it is
         return Count(0.0, 0.0, 0)
+
+
+def _counted(net: models.Network, victim: Victim, shape: Shape) -> Count:
+    """Counts an iteration on one image of a shape."""
     params, buffers = jax.eval_shape(net.init, jax.random.key(0))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     flat = jax.ShapeDtypeStruct((size,), jnp.float32)
@@ -124,18 +150,21 @@ def count(name: str, side: int, **options: Any) -> Count:
         "image": jax.ShapeDtypeStruct((1, *shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
-    whole = _operations(_iteration(net), batch, params, params, buffers)
+    iteration = _iteration(net, victim)
+    whole = _operations(iteration, batch, params, params, buffers)
     return Count(whole - update, update, size)
 
 
-def _iteration(net: models.Network) -> Callable[..., Any]:
+def _iteration(net: models.Network, victim: Victim) -> Callable[..., Any]:
     """An iteration: what the client would share, its distance, and the gradient."""
 
-    def iteration(batch: Any, params: Any, observed: Any, buffers: Any) -> Any:
-        def logits(params: Any, images: jax.Array) -> jax.Array:
-            return net.apply(params, buffers, images, True)[0]
+    compared, train = own_loss.compared(victim), victim.norm_mode != "eval"
 
-        loss_fn = losses.classification(logits)
+    def iteration(batch: Any, params: Any, observed: Any, buffers: Any) -> Any:
+        def loss_fn(params: Any, batch: Any) -> jax.Array:
+            logits = net.apply(params, buffers, batch["image"], train)[0]
+            return compared(logits, batch["label"])
+
         # Convolutions are counted as such, which traces twice as fast.
         client = clients.gradient(loss_fn, matrix_products=False)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import invertjax
+from experiments.audit import digests
+from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
@@ -71,7 +73,8 @@ def failed(folder: pathlib.Path) -> Counter[str]:
 
 
 def _described(grid: Grid) -> dict[str, Any]:
-    """Returns the grid as JSON: every setting's values, and a digest of the cells."""
+    """Returns the grid as JSON: every setting's values, and digests of the cells and of
+    the reader's own code."""
     by_cell = list(map(flat, grid.cells))
     values = {name: {one[name] for one in by_cell} for name in RULES}
     settings = {name: sorted(map(json.dumps, some)) for name, some in values.items()}
@@ -82,7 +85,17 @@ def _described(grid: Grid) -> dict[str, Any]:
         "cells": len(grid.cells),
         "settings": settings,
         "digest": digest,
+        "code": _code(grid),
     }
+
+
+def _code(grid: Grid) -> dict[str, str]:
+    """Returns digests of the source files of the reader's own models and losses."""
+    found: dict[str, str] = {}
+    for victim in dict.fromkeys(cell.victim for cell in grid.cells):
+        read = digests.of_files(SavedUpdate(), victim)
+        found |= {getattr(victim, flag): digest for flag, digest in read.items()}
+    return found
 
 
 _DESCRIBED = {
@@ -91,12 +104,15 @@ _DESCRIBED = {
     "settings": fields.table(fields.listed(fields.LINE)),
     "digest": fields.LINE,
 }
-_INPUTS = {"inputs": fields.table(fields.LINE)}  # not of sweeps from before
+_ADDED = {  # which folders of before have not
+    "inputs": fields.table(fields.LINE),
+    "code": fields.table(fields.LINE),
+}
 
 
 def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
     try:
-        before = fields.read(folder / FILE, _DESCRIBED, _INPUTS)
+        before = fields.read(folder / FILE, _DESCRIBED, _ADDED)
     except ValueError as error:
         raise ValueError(
             f"{named}: its {FILE} cannot be read ({error}); give --overwrite or "
@@ -112,7 +128,7 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
     if before["digest"] == now["digest"]:
         if "inputs" in before and "inputs" in now:
             _check_inputs(named, before["inputs"], now["inputs"])
-        return
+        return _check_code(named, before.get("code", {}), now["code"])
     old, new = before["settings"], now["settings"]
     differ = [name for name in new if old.get(name) != new[name]]
     what = ", ".join(f"{name}: {_listed(old.get(name))}" for name in differ[:3])
@@ -131,6 +147,15 @@ def _check_inputs(named: str, before: dict[str, Any], now: dict[str, Any]) -> No
             f"there began, as its {FILE} says: expected the same images; give "
             "--overwrite or another folder."
         )
+
+
+def _check_code(named: str, before: dict[str, str], now: dict[str, str]) -> None:
+    for code, digest in now.items():
+        if before.get(code) != digest:
+            raise ValueError(
+                f"{named} holds results of {code} before its file changed, as its "
+                f"{FILE} says: give --overwrite or another folder."
+            )
 
 
 def _listed(values: list[str] | None, most: int = 4) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from experiments.settings.settings import RULES, Settings, resolve, values
+from experiments.settings.victim import OURS, is_own
 from experiments.sweep.axes import Axis, axis_of, check, listed, wrong
 from invertjax.cli import fields, setting
 
@@ -55,6 +56,8 @@ def read(
     Args:
       path: of a TOML file.
       given: settings that replace the file's in all of its grids; None is not given.
+        A model of the reader's own also takes the place of what the file says of its
+        models' layers.
       apart: tables of the file that are read by others.
 
     Raises:
@@ -65,7 +68,11 @@ def read(
     for name, value in given.items():
         check(name, value)
     fixed = {name: listed([value]) for name, value in given.items()}
-    grids = [table | fixed for table in _tables(path, apart)]
+    left = OURS if is_own(given.get("model")) else ()
+    grids = [
+        {name: axis for name, axis in table.items() if name not in left} | fixed
+        for table in _tables(path, apart)
+    ]
     names = list(dict.fromkeys(name for grid in grids for name in grid))
     varied = [name for name in names if _varies(name, grids)]
     size = sum(math.prod(axis.size for axis in grid.values()) for grid in grids)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from experiments.settings import traced
 from experiments.settings.settings import Settings, replaced
-from experiments.settings.victim import has_batch_norm
 from experiments.victims import target
 
 ROWS = 64  # targets in a block, about: what is prepared and claimed at a time
@@ -85,9 +84,7 @@ def _static(cell: Settings) -> Settings:
 
 def _statistics(cell: Settings) -> Hashable:
     """Returns whose running statistics are part of the functions, if any are."""
-    victim = cell.victim
-    read = has_batch_norm(victim.model, victim.norm) and victim.norm_mode == "eval"
-    return _identity(cell) if read else None
+    return target.statistics(cell.data, cell.victim, cell.clients, cell.run)
 
 
 def _network(cell: Settings) -> Hashable:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.settings import settings
-from experiments.settings.settings import RULES, Settings
+from experiments.settings.settings import COLUMNS, RULES, Settings
 from experiments.sweep import grid
 from invertjax.auditing import scores
 from invertjax.cli import fields, run_folder
@@ -48,7 +48,7 @@ _FACTS = {
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 SCHEMA = pa.schema(
     {"cell": pa.string(), "target": pa.int64()}
-    | {name: _TYPES.get(RULES[name].kind, pa.string()) for name in _SETTINGS}
+    | {COLUMNS[n]: _TYPES.get(RULES[n].kind, pa.string()) for n in _SETTINGS}
     | {"defense_name": pa.string(), "strength": pa.float64()}
     | {name: _TYPES[kind] for name, kind in {**scores.COLUMNS, **_FACTS}.items()}
 )
@@ -70,7 +70,7 @@ def coordinates(cell: Settings) -> dict[str, Any]:
     flat, defense = settings.flat(cell), cell.clients.defense
     return {
         "cell": name_of(cell),
-        **{name: flat[name] for name in _SETTINGS},
+        **{COLUMNS[name]: flat[name] for name in _SETTINGS},
         "defense": defense_of(cell),
         "defense_name": "+".join(one.name for one in defense) or "none",
         "strength": defense[-1].strength if defense else None,

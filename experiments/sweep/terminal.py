@@ -13,7 +13,7 @@ from experiments.settings.output import Output
 from experiments.settings.settings import Settings
 from experiments.sweep import cost, folder, grid, programs, run
 from experiments.sweep.programs import Group
-from experiments.victims import inputs
+from experiments.victims import inputs, network
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import command, interrupts
 from invertjax.cli.progress import Bar
@@ -113,6 +113,8 @@ def _say_done(into: pathlib.Path, rows: int, compiled: int) -> int:
 
 
 def _check(cells: Sequence[Settings]) -> None:
+    for victim in dict.fromkeys(cell.victim for cell in cells):
+        network.check_code(victim)
     if len({cell.run.x64 for cell in cells}) > 1:
         raise ValueError("x64 = [false, true]: expected one precision in a sweep.")
     for cell in cells:

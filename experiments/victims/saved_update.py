@@ -1,7 +1,5 @@
 """An update from the reader's own code, with the params it was computed at."""
 
-import importlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +10,17 @@ from experiments.settings.clients import Clients
 from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim
-from experiments.victims.network import denormaliser, network
-from experiments.victims.target import local
+from experiments.victims import own_loss
+from experiments.victims.network import check_features, denormaliser, network
+from experiments.victims.own_model import in_a_line
+from experiments.victims.target import local, precise
 from invertjax.auditing import Target
 from invertjax.auditing.situations import Threat, shapes_of_batch
 from invertjax.cli import arrays
 from invertjax.defenses.protection import Parts
 from invertjax.driver import Cache
+
+Files = dict[str, dict[str, Any]]  # the arrays of a file, by flag and path
 
 
 class Given(NamedTuple):
@@ -43,15 +45,15 @@ def read(
     Raises:
       ValueError: naming the flag of what does not fit.
     """
+    assert saved.update and saved.params  # checked with the settings
     found = {
-        "update": _floats("update", saved.update, run),
-        "params": _floats("params", saved.params, run),
+        "update": arrays.load(saved.update, f"--update={saved.update}"),
+        "params": arrays.load(saved.params, f"--params={saved.params}"),
     }
-    if not any(np.any(leaf) for leaf in found["update"].values()):
-        raise ValueError(f"--update={saved.update} holds only zeros.")
-    if saved.loss is None:
-        return _with_model(saved, victim, clients, found, cache)
-    return _with_loss(saved, clients, attack.labels, found)
+    if victim.model is None:
+        found = _floats(saved, found, run)
+        return _with_loss(saved, victim, clients, attack.labels, found)
+    return _with_model(saved, victim, clients, run, found, cache)
 
 
 def num_classes(saved: SavedUpdate) -> int:
@@ -59,18 +61,30 @@ def num_classes(saved: SavedUpdate) -> int:
     return saved.num_classes or 10
 
 
-def _floats(flag: str, path: str | None, run: Run) -> dict[str, np.ndarray]:
-    named = f"--{flag}={path}"
-    assert path is not None  # checked with the settings
-    return arrays.as_floats(arrays.load(path, named), run.dtype, named)
+def _floats(saved: SavedUpdate, found: Files, run: Run) -> Files:
+    """Returns the arrays of both files in the precision of the run."""
+    cast = {
+        flag: arrays.as_floats(held, run.dtype, f"--{flag}={getattr(saved, flag)}")
+        for flag, held in found.items()
+    }
+    if not any(np.any(leaf) for leaf in cast["update"].values()):
+        raise ValueError(f"--update={saved.update} holds only zeros.")
+    return cast
 
 
 def _with_model(
-    saved: SavedUpdate, victim: Victim, clients: Clients, found: dict, cache: Cache
+    saved: SavedUpdate,
+    victim: Victim,
+    clients: Clients,
+    run: Run,
+    found: Files,
+    cache: Cache,
 ) -> Given:
     shape, classes = tuple(saved.image_shape), num_classes(saved)
     made = network(victim, clients.defense, shape, classes, cache=cache)
-    like = jax.eval_shape(made.init, jax.random.key(0))[0]
+    like, buffers = made.init(jax.random.key(0))
+    found, buffers = _apart(saved, found, buffers)
+    found, buffers = _floats(saved, found, run), precise(buffers, run.dtype)
     try:
         params = arrays.as_tree(found["params"], like, f"--params={saved.params}")
         update = arrays.as_tree(found["update"], like, f"--update={saved.update}")
@@ -80,12 +94,12 @@ def _with_model(
             f"{error} That is what --model={victim.model} --image_shape={sizes} "
             f"--num_classes={classes} takes."
         ) from None
-    buffers = made.init(jax.random.key(0))[1]
-    loss_fn, drawn = made.loss(buffers, True)
+    train = victim.norm_mode != "eval"
+    loss_fn, drawn = made.loss(buffers, train)
     target = Target(
         loss_fn,
         (clients.batch_size, *shape),
-        made.parts(buffers, True),
+        made.parts(buffers, train),
         local(clients),
         clients.defense,
         from_input=denormaliser(made.net, shape),
@@ -95,54 +109,52 @@ def _with_model(
     return Given(target, params, update)
 
 
-def _with_loss(saved: SavedUpdate, clients: Clients, labels: str, found: dict) -> Given:
+def _apart(saved: SavedUpdate, found: Files, buffers: Any) -> tuple[Files, Any]:
+    """Returns the files without buffers, and the buffers: those that are beside the
+    params, as in a state_dict; else the model's own."""
+    own = arrays.flat(buffers)
+    beside = {name: held for name, held in found["params"].items() if name in own}
+    if beside:
+        named = f"--params={saved.params}"
+        buffers = arrays.as_tree({**own, **beside}, buffers, named)
+    rest = {
+        flag: {name: leaf for name, leaf in held.items() if name not in own}
+        for flag, held in found.items()
+    }
+    return rest, buffers
+
+
+def _with_loss(
+    saved: SavedUpdate, victim: Victim, clients: Clients, labels: str, found: Files
+) -> Given:
+    assert victim.loss is not None  # checked with the settings
+    check_features(victim.named, False, clients.defense)
     target = Target(
-        _imported(saved.loss or ""),
+        own_loss.imported(victim.loss),
         (clients.batch_size, *saved.image_shape),
         Parts(num_classes(saved)),
         local(clients),
         clients.defense,
     )
-    params = _first_form(saved, target, labels, found["params"])
+    params = _first_form(saved, victim, target, labels, found["params"])
     update = arrays.as_tree(found["update"], params, f"--update={saved.update}")
     return Given(target, params, update)
 
 
-def _imported(text: str) -> Callable:
-    module, _, name = text.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the reader's own module may raise anything
-        raise ValueError(
-            f"--loss={text}: expected module:function that can be imported "
-            f"({type(error).__name__}: {error})."
-        ) from None
-    if not callable(found):
-        raise ValueError(f"--loss={text} is no function.")
-    return found
-
-
-def _first_form(saved: SavedUpdate, target: Target, labels: str, found: dict) -> Any:
+def _first_form(
+    saved: SavedUpdate, victim: Victim, target: Target, labels: str, found: dict
+) -> Any:
     """Returns the tree of which the loss takes the arrays; see `arrays.forms`."""
     batch = shapes_of_batch(target, Threat(labels))
     errors = []
     for params in arrays.forms(found):
         try:
-            value = jax.eval_shape(target.loss_fn, params, batch)
-            _check_scalar(value)
-            jax.eval_shape(jax.grad(target.loss_fn), params, batch)
+            own_loss.tried(target.loss_fn, params, batch)
             return params
         except Exception as error:  # the reader's own code may raise anything
             errors.append(error)
-    reason = (str(errors[0]).splitlines() or [""])[0]
     raise ValueError(
-        f"--loss={saved.loss} fails on images of shape {batch['image'].shape}, labels "
+        f"--loss={victim.loss} fails on images of shape {batch['image'].shape}, labels "
         f"of shape {batch['label'].shape} and the arrays of --params={saved.params}: "
-        f"{type(errors[0]).__name__}: {reason}"
+        f"{in_a_line(errors[0])} ({own_loss.FORMS}.)"
     )
-
-
-def _check_scalar(value: Any) -> None:
-    if getattr(value, "shape", None) != ():
-        found = jax.tree.map(lambda leaf: leaf.shape, value)
-        raise ValueError(f"it returns shape {found}, expected a scalar.")

@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import models
 from experiments.data import Dataset
 from experiments.settings.victim import Victim
-from invertjax import losses
+from experiments.victims.network import Network
 from invertjax.rewrites import convolutions
 
 
 def train(
-    net: models.Network,
+    of: Network,
     params: Any,
     buffers: Any,
     data: Dataset,
@@ -30,14 +29,17 @@ def train(
     """Trains by SGD with momentum 0.9.
 
     Returns:
-      Params, buffers, and the accuracy on the last `chunk` batches.
+      Params, buffers, and the accuracy on the last `chunk` batches; NaN where outputs
+      are no logits.
     """
     optimizer = optax.sgd(victim.train_lr, momentum=0.9)
 
     def value(params: Any, buffers: Any, images: Any, labels: Any) -> Any:
-        logits, buffers = net.apply(params, buffers, images, True)
-        hits = jnp.mean(jnp.argmax(logits, -1) == labels)
-        return losses.cross_entropy(logits, labels), (buffers, hits)
+        logits, buffers = of.net.apply(params, buffers, images, True)
+        hits = jnp.array(jnp.nan)
+        if logits.shape == (len(labels), data.num_classes):  # else they are no logits
+            hits = jnp.mean(jnp.argmax(logits, -1) == labels)
+        return of.compared(logits, labels), (buffers, hits)
 
     if convolutions.preferred():
         value = convolutions.as_matrix_products(value)

@@ -1,9 +1,12 @@
 """The target of a simulated run: our own network, untrained, trained or loaded."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import Dataset
@@ -11,7 +14,7 @@ from experiments.settings import sizes
 from experiments.settings.clients import Clients
 from experiments.settings.data import Data
 from experiments.settings.run import Run
-from experiments.settings.victim import Victim
+from experiments.settings.victim import Victim, is_own
 from experiments.victims import checkpoint, sgd
 from experiments.victims.network import Network, denormaliser, network
 from invertjax.auditing import Local, Target
@@ -24,12 +27,14 @@ class Built(NamedTuple):
     """A target and the params that its updates are taken at.
 
     params: leading axis `[N]` where every target has a network of its own.
-    each: whether it has. notes: what the report says of its training.
+    buffers: running statistics and the like. each: whether every target has its own
+    params. notes: what the report says of its training.
     """
 
     target: Target
     network: Network
     params: Any
+    buffers: Any
     each: bool
     notes: dict[str, Any]
 
@@ -60,9 +65,16 @@ def build(
       cache: of networks, and of the last victim.
     """
     made = network(victim, clients.defense, image_shape, num_classes, cache=cache)
+    if victim.networks is None:  # its own kind decides
+        each = made.fresh and not victim.trained
+        victim = dataclasses.replace(
+            victim, networks="per_target" if each else "shared"
+        )
     shapes = jax.eval_shape(made.init, jax.random.key(0))
     _check_size(victim, shapes[0], of.targets)
-    start = made.init(jax.random.key(0))[1] if jax.tree.leaves(shapes[1]) else {}
+    start = {}
+    if jax.tree.leaves(shapes[1]):
+        start = precise(made.init(jax.random.key(0))[1], run.dtype)
     check(_target(made, victim, clients, image_shape, start, cache), shapes[0])
     identity_ = (*made.key, *identity(of, victim, clients, run))
 
@@ -70,8 +82,10 @@ def build(
         return _params(of, victim, run, made, shapes, train_data, progress)
 
     found, buffers, notes = cache(("victim", identity_), params, most=1)
-    target = _target(made, victim, clients, image_shape, buffers, cache, identity_)
-    return Built(target, made, found, victim.networks == "per_target", notes)
+    whose = statistics(of, victim, clients, run)
+    target = _target(made, victim, clients, image_shape, buffers, cache, whose)
+    each = victim.networks == "per_target"
+    return Built(target, made, found, buffers, each, notes)
 
 
 def _check_size(victim: Victim, params: Any, targets: int) -> None:
@@ -86,6 +100,13 @@ def identity(of: Data, victim: Victim, clients: Clients, run: Run) -> tuple:
     """Returns what is equal for runs of one architecture that have the same victim."""
     # The targets too: they are left out of the training images.
     return of, victim, clients.batch_size, run
+
+
+def statistics(of: Data, victim: Victim, clients: Clients, run: Run) -> tuple:
+    """Returns whose buffers are part of the functions, () where none are."""
+    # What else a model of one's own keeps in buffers may be read in training, too.
+    read = victim.norm_mode == "eval" or (is_own(victim.model) and victim.trained)
+    return identity(of, victim, clients, run) if read else ()
 
 
 def local(clients: Clients) -> Local | None:
@@ -107,7 +128,7 @@ def _target(
     image_shape: tuple[int, ...],
     buffers: Any,
     cache: Cache,
-    identity: tuple = (),
+    whose: tuple = (),
 ) -> Target:
     """Returns the target on a network; losses that are the same are one function."""
     train = victim.norm_mode != "eval"
@@ -117,8 +138,7 @@ def _target(
         from_input = denormaliser(made.net, image_shape)
         return loss_fn, drawn, made.parts(buffers, train), from_input
 
-    # In eval mode the running statistics are part of the function.
-    key = ("loss", made.key, train, () if train else identity)
+    key = ("loss", made.key, train, whose)
     loss_fn, drawn, known, from_input = cache(key, parts)
     return Target(
         loss_fn,
@@ -144,24 +164,31 @@ def _params(
     """Returns params, buffers and notes: untrained, loaded or trained."""
     loaded = checkpoint.load(victim, run.dtype, *shapes)
     key = jax.random.key(run.seed)
-    params, buffers = _precise(made.init(key), run.dtype)
+    params, buffers = precise(made.init(key), run.dtype)
     notes: dict[str, Any] = {"trained_steps": 0}
     if victim.networks == "per_target":
-        params = _precise(_networks(made.init, key, of.targets), run.dtype)
+        params = precise(_networks(made.init, key, of.targets), run.dtype)
     elif loaded is not None:
         params, buffers, notes = loaded
     elif victim.train_steps:
         params, buffers, accuracy = sgd.train(
-            made.net, params, buffers, train_data(), victim, run.seed, progress
+            made, params, buffers, train_data(), victim, run.seed, progress
         )
-        notes = {"trained_steps": victim.train_steps, "train_accuracy": accuracy}
+        notes = {"trained_steps": victim.train_steps}
+        if not math.isnan(accuracy):
+            notes["train_accuracy"] = accuracy
         checkpoint.save(victim, {"params": params, "buffers": buffers})
     return params, buffers, notes
 
 
-def _precise(tree: Any, dtype: str) -> Any:
+def precise(tree: Any, dtype: str) -> Any:
     """Returns the params in the run's precision: Flax makes float32 whatever JAX's."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
+
+    def cast(leaf: Any) -> np.ndarray:
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return np.asarray(leaf, dtype if floats else leaf.dtype)
+
+    return jax.tree.map(cast, tree)
 
 
 def _networks(init: Callable, key: jax.Array, count: int) -> Any:

@@ -40,8 +40,7 @@ def from_equinox(
 
     params, rest = eqx.partition(module, eqx.is_inexact_array)
     named = inspect.signature(type(module).__call__).parameters
-    needed = "state" in named and named["state"].default is inspect.Parameter.empty
-    if needed and state is None:
+    if needs_state(type(module)) and state is None:
         raise ValueError(
             f"{type(module).__name__} takes a state: expected state=, as "
             "eqx.nn.make_with_state gives it."
@@ -68,6 +67,12 @@ def from_equinox(
         return mapped(keys, images, *inputs[1:])
 
     return Adapted("Equinox", params, state, call, own(params, state), batch_norm=has)
+
+
+def needs_state(kind: type[Any]) -> bool:
+    """Returns whether modules of a class cannot be called without a state."""
+    found = inspect.signature(kind.__call__).parameters.get("state")
+    return found is not None and found.default is found.empty
 
 
 def _cloned(state: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from absl import flags
 
@@ -44,6 +44,7 @@ def run(
     doc: str,
     records: Iterable[type],
     body: Callable[[flags.FlagValues], int],
+    without: Mapping[str, str] | None = None,
 ) -> int:
     """Runs a command, and returns its exit code.
 
@@ -55,13 +56,16 @@ def run(
       doc: what the command is for.
       records: whose settings are its flags, see `setting`.
       body: the command, told the flags.
+      without: settings of the records that the command has not, and why.
     """
-    records = tuple(records)
+    records, without = tuple(records), without or {}
     try:
         for path in _flag_files(argv):
-            _check_flag_file(path, argv[0], records)
-        values = _defined(records)
+            _check_flag_file(path, argv[0], records, without)
+        values = _defined(records, without)
         arguments = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        return said(_why_not(error, without), BAD_INPUT)
     except (flags.Error, ValueError) as error:
         return said(error, BAD_INPUT)
 
@@ -75,13 +79,23 @@ def run(
     return guarded(checked)
 
 
-def _defined(records: Iterable[type]) -> flags.FlagValues:
+def _why_not(error: flags.UnrecognizedFlagError, without: Mapping[str, str]) -> str:
+    """Returns why there is no such flag: whether it is another command's."""
+    name = error.flagname
+    name = name if name in without else name.removeprefix("no")
+    if name not in without:
+        return str(error)
+    given = error.flagvalue or f"--{error.flagname}"
+    return f"{given} does not apply here: {without[name]}."
+
+
+def _defined(records: Iterable[type], without: Container[str]) -> flags.FlagValues:
     """Returns the flags of a command, none of which is given yet."""
     values = flags.FlagValues()
     for name in _HELP:
         flags.DEFINE_bool(name, False, "Show this text.", flag_values=values)
     for record in records:
-        setting.define(record, values)
+        setting.define(record, values, without)
     return values
 
 
@@ -97,7 +111,9 @@ def _flag_files(argv: list[str]) -> list[str]:
     return found
 
 
-def _check_flag_file(path: str, program: str, records: Iterable[type]) -> None:
+def _check_flag_file(
+    path: str, program: str, records: Iterable[type], without: Container[str]
+) -> None:
     """Refuses a file that is no text, or in which a line is no flag of the command.
 
     Raises:
@@ -106,7 +122,7 @@ def _check_flag_file(path: str, program: str, records: Iterable[type]) -> None:
     named = f"--flagfile={path}"
     try:
         fields.content(pathlib.Path(path).expanduser()).decode()
-        check_arguments(_defined(records)([program, named]))
+        check_arguments(_defined(records, without)([program, named]))
     except (flags.Error, ValueError, RuntimeError) as error:
         raise ValueError(f"{named} cannot be read: {error}") from None
 

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from absl import flags
@@ -21,12 +21,20 @@ from absl import flags
 from invertjax.cli.near import near
 
 
+class Besides(NamedTuple):
+    """What a text may be beside one of a few: in words, and whether it is that."""
+
+    words: str
+    holds: Callable[[str], bool]
+
+
 class Rule(NamedTuple):
     """All facts about one setting: its help, default, bounds and needs.
 
     says: for the flag's help. kind: str, int, float or bool.
     default: where it applies and is not given; None where the record's owner knows it.
-    one_of: the words that it may be. at_least, above, at_most: bounds of a number.
+    one_of: the words that it may be. besides: what it may be in their place.
+    at_least, above, at_most: bounds of a number.
     because: what is wrong with a number beyond at_most, in words.
     read: from one text of a flag to a value, where that is more than its kind; raises
       ValueError. write: from that value back to the text. many: whether a flag may be
@@ -34,13 +42,15 @@ class Rule(NamedTuple):
       several parts, separated by commas.
     needs: a setting without which this one does nothing. without: a setting that takes
       this one's place, and what is said then. number: whether it is an array in a
-      compiled program. fixed: why a sweep cannot vary it.
+      compiled program. fixed: why a sweep cannot vary it. column: of a table, where
+    it is not the setting's name, which a result has.
     """
 
     says: str
     kind: type = str
     default: Any = None
     one_of: tuple[str, ...] = ()
+    besides: Besides | None = None
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -53,6 +63,7 @@ class Rule(NamedTuple):
     without: tuple[str, str] | None = None
     number: bool = False
     fixed: str | None = None
+    column: str | None = None
 
 
 def setting(says: str, *, default: Any = None, **facts: Any) -> Any:
@@ -77,15 +88,21 @@ def _kind(hint: Any) -> type:
     return _kind(first) if typing.get_args(first) else first
 
 
-def define(record: type, values: flags.FlagValues) -> None:
-    """Defines a flag for every setting of a record."""
+def define(
+    record: type, values: flags.FlagValues, without: Container[str] = ()
+) -> None:
+    """Defines a flag for every setting of a record, but for those named."""
     makers = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
     for name, rule in rules(record).items():
+        if name in without:
+            continue
         says = rule.says
+        if rule.besides:
+            says += f" Or {rule.besides.words}."
         if rule.default not in (None, ()) and rule.kind is not bool:
             says += f" Default: {rule.default}."
         if rule.many:
@@ -105,7 +122,9 @@ def given(record: type, values: flags.FlagValues) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, rule in rules(record).items():
-        value = values.get_flag_value(name, None) if values[name].present else None
+        if name not in values or not values[name].present:
+            continue
+        value = values.get_flag_value(name, None)
         if value is not None:
             found[name] = _read(rule, value)
     return found
@@ -121,10 +140,12 @@ def _read(rule: Rule, value: Any) -> Any:
 
 def check(name: str, rule: Rule, value: Any) -> None:
     """Raises ValueError where a value is none that the setting may have."""
-    if rule.one_of and value not in rule.one_of:
+    other = rule.besides
+    if rule.one_of and value not in rule.one_of and not (other and other.holds(value)):
+        words = f", or {other.words}" if other else ""
         raise ValueError(
             f"--{name}={value} is unknown: expected one of {', '.join(rule.one_of)}"
-            f"{near(str(value), rule.one_of)}"
+            f"{words}{near(str(value), rule.one_of)}"
         )
     if rule.at_least is not None and not rule.at_least <= value < math.inf:
         raise ValueError(f"--{name}={value}: expected {rule.at_least:g} or more.")

@@ -97,6 +97,7 @@ class Protection(NamedTuple):
     multiplier: `value -> float`, the noise multiplier by which a privacy accountant
       counts; None where no guarantee comes with it.
     fixed: whether the value is part of a compiled program, not an array in it.
+    features: whether it needs `Parts.features` and `Parts.head` of the network.
     told: what an attacker who knows of it is told of what the client drew, in words;
       "" where nothing.
     unit: of its strength, in a word or two for the axis of a figure.
@@ -114,6 +115,7 @@ class Protection(NamedTuple):
     scale: Callable[[Any, Training], Any] | None = None
     multiplier: Callable[[Any], float] | None = None
     fixed: bool = False
+    features: bool = False
     told: str = ""
     unit: str = ""
 

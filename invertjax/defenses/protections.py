@@ -231,6 +231,7 @@ _ROWS = (
         ),
         simulated=undefended,
         adapt=_masked,
+        features=True,
         unit="share of units",
     ),
     _row(
@@ -270,6 +271,7 @@ _ROWS = (
         values.whole(1),
         "the units of the bottleneck, e.g. 256",
         network=rebuilt.bottleneck,
+        features=True,
         fixed=True,
         unit="units",
     ),
@@ -278,6 +280,7 @@ _ROWS = (
         values.number(values.share),
         "the share left out, in [0, 1)",
         network=rebuilt.mask,
+        features=True,
         fixed=True,
         unit="share left out",
     ),

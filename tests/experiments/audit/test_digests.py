@@ -38,11 +38,6 @@ def test_files_count_by_their_content(tmp_path):
     assert seen[0] == seen[2] != seen[1]
 
 
-def test_the_source_of_a_loss_is_an_input():
-    loss = SavedUpdate(loss="invertjax.losses:classification")
-    assert set(digests.of_files(loss, Victim())) == {"loss"}
-
-
 def test_cells_read_every_split_once(monkeypatch):
     """As many images as the cell that reads most; a frontier reads them all."""
     read = []
@@ -82,3 +77,10 @@ def test_cells_read_every_split_once(monkeypatch):
     read.clear()
     of([cells[0], trained, cells[0]])
     assert [limit for *_, limit in read] == [6, None]
+
+
+def test_the_sources_of_own_code_are_inputs():
+    loss = "invertjax.losses:classification"
+    found = digests.of_files(SavedUpdate(), Victim(loss=loss, model="support.toy:net"))
+    assert set(found) == {"loss", "model"}
+    assert digests.of_files(SavedUpdate(), Victim(model="mlp")) == {}
