@@ -78,7 +78,7 @@ def _completion(shell: str) -> int:
         print("autoload -U +X bashcompinit && bashcompinit")
     words = " ".join((*COMMANDS, "--help", "--version"))
     cases = "".join(
-        f"    {name}) words='{' '.join(f'--{flag}=' for flag in flags[name])}' ;;\n"
+        f"    {name}) words='{' '.join(f'--{flag}' for flag in flags[name])}' ;;\n"
         for name in COMMANDS
     )
     print(
