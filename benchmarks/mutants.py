@@ -10,6 +10,7 @@ the nearest tests that run the line fails, or if they take four minutes. Files a
 changed in place and restored: use a checkout of its own. A second call goes on with
 what --out lacks.
 """
+# pyright: reportMissingImports=false
 
 import argparse
 import ast
