@@ -21,6 +21,7 @@ from invertjax.cli.near import near
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 _safetensors: Any = safetensors  # likewise
 
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # as PyTorch writes them
 SUFFIXES = (".npz", ".safetensors")
 
 
@@ -61,6 +62,13 @@ def _of_safetensors(path: str) -> dict[str, np.ndarray]:
 
 def check_suffix(path: str, named: str) -> None:
     """Raises `ValueError` unless a file's name says which of the two formats it has."""
+    if path.endswith(PICKLES):
+        raise ValueError(
+            f"{named} is a pickle, which runs code when it is read: expected *.npz or "
+            "*.safetensors. If you trust it: python -c 'import sys, torch; from "
+            "safetensors.torch import save_file; save_file(torch.load(sys.argv[1], "
+            f"weights_only=True), sys.argv[2])' {path} {path}.safetensors"
+        )
     if not path.endswith(SUFFIXES):
         raise ValueError(f"{named}: expected a file named *.npz or *.safetensors.")
 

@@ -23,7 +23,8 @@ from experiments.show import __main__ as show
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import grid
 from invertjax import attacks, candidates, clients, smoothing
-from invertjax.cli import setting
+from invertjax.cli import __main__ as installed
+from invertjax.cli import audit, setting
 
 COMMANDS = {
     "demo": demo,
@@ -120,6 +121,10 @@ def _check(words):
         extras = ",".join(re.findall(r"\[(.*)\]", words[2]))
         known = PROJECT["project"]["optional-dependencies"]
         assert set(filter(None, extras.split(","))) <= set(known), words
+    elif words[0] == "invertjax":
+        assert installed.main([*words, "--help"]) == 0, words
+    elif words == ["python", "-m", "experiments"]:
+        pass
     elif words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
         _check_experiment(words[2].removeprefix("experiments."), words[3:])
     elif words[:2] == ["python", "-m"] and words[2].partition(".")[0] == "benchmarks":
@@ -154,7 +159,7 @@ def _check_benchmark(module, arguments):
 
 @pytest.mark.parametrize("page", pages.PAGES)
 def test_flags_are_those_of_a_command(page):
-    known = {"help", "helpshort", "flagfile"}
+    known = {"help", "helpshort", "version", *audit.flag_names()}
     for module in COMMANDS.values():
         for record in _records(module):
             known |= set(setting.rules(record))
