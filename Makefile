@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-library slow bench peers lint wheel clean
+.PHONY: install demo test test-library slow bench peers lint docs wheel clean
 
 install: .venv/.installed
 
@@ -55,6 +55,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The site in build/docs. A warning is an error, such as a link within it that leads nowhere.
+docs: install
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 # The wheel holds the library alone, and imports with nothing but its own dependencies.
 wheel:
 	rm -rf dist build/wheel
@@ -62,6 +69,9 @@ wheel:
 	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && wheel/bin/python -c 'import invertjax; print("wheel", invertjax.__version__, invertjax.__file__)'
+	@cd build && wheel/bin/python -c 'import importlib.metadata as m, re, sys; \
+	  found = re.findall(r"\]\((?!https?:|#)[^)]*", m.metadata("invertjax")["Description"]); \
+	  sys.exit(f"error: relative links in the README of the wheel: {found}" if found else 0)'
 
 clean:
 	rm -rf .venv .venv-peers build dist

@@ -5,10 +5,12 @@
     python -m benchmarks.mutants [--count 100] [--seed 15] [--out mutants.jsonl]
 
 Draws lines of invertjax/ that hold something to change, and one change of each: a
-comparison, a sign, an operator, a number, a condition. A mutant is killed if a test
-that runs the line fails, or takes five minutes. Files are changed in place and
-restored: use a checkout of its own. A second call goes on with what --out lacks.
+comparison, a sign, an operator, a number, a condition. A mutant is killed if one of
+the nearest tests that run the line fails, or if they take four minutes. Files are
+changed in place and restored: use a checkout of its own. A second call goes on with
+what --out lacks.
 """
+# pyright: reportMissingImports=false
 
 import argparse
 import ast
@@ -16,6 +18,7 @@ import collections
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +42,8 @@ NAMES = {
     "argmax": "argmin", "floor": "ceil", "ceil": "floor", "zeros": "ones",
     "ones": "zeros", "cos": "sin", "sin": "cos", "exp": "expm1", "sqrt": "square",
 }  # fmt: skip
-LIMIT = 300  # seconds
+LIMIT = 240  # seconds
+MOST_TESTS = 25  # of a mutant; what survives them may yet be killed by another
 
 
 class Mutant(NamedTuple):
@@ -140,19 +144,36 @@ def draw(count: int, seed: int) -> list[Mutant]:
 
 
 def tests_of(mutant: Mutant, coverage) -> list[str]:
-    """Returns the tests that run the line; all of its mirror where it is only run at
-    import."""
+    """Returns the tests of the file, and those that run the line; where there are none,
+    those that run anything of the file, or whose text has the line's first word.
+
+    What tests do when they are imported is in no context: hence the first.
+    """
     contexts = coverage.contexts_by_lineno(str(ROOT / mutant.path))
-    found = {text.partition("|")[0] for text in contexts.get(mutant.line, ()) if text}
-    if found:
-        return sorted(found)
     mirror = ROOT / "tests" / pathlib.Path(mutant.path)
     alone = mirror.with_name(f"test_{mirror.name}")
-    return [str(alone if alone.exists() else mirror.parent)]
+    found = {text.partition("|")[0] for text in contexts.get(mutant.line, ())} - {""}
+    if alone.exists():
+        own = str(alone.relative_to(ROOT))
+        return [own, *sorted(test for test in found if not test.startswith(own))]
+    every = {text.partition("|")[0] for row in contexts.values() for text in row}
+    return sorted(found or every - {""}) or _naming(mutant)
+
+
+def _naming(mutant: Mutant) -> list[str]:
+    line = (ROOT / mutant.path).read_text("utf-8").splitlines()[mutant.line - 1]
+    word = re.match(r"\W*(\w+)", line)
+    return [
+        str(path)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if word and re.search(rf"\b{word[1]}\b", path.read_text("utf-8"))
+    ]
 
 
 def killed(mutant: Mutant, tests: list[str]) -> str:
     """Returns the test that fails, or ""."""
+    if not tests:
+        return ""
     path = ROOT / mutant.path
     before = path.read_text("utf-8")
     mutated = before[: mutant.start] + mutant.new + before[mutant.stop :]
@@ -178,10 +199,13 @@ def killed(mutant: Mutant, tests: list[str]) -> str:
 
 
 def _nearest(mutant: Mutant, tests: list[str]) -> list[str]:
-    """Returns the tests, those of the line's own file and package first."""
+    """Returns the tests that are nearest: of the line's own file and package first."""
     package = f"tests/{pathlib.Path(mutant.path).parent}/"
     name = f"test_{pathlib.Path(mutant.path).name}"
-    return sorted(tests, key=lambda test: (name not in test, package not in test, test))
+    found = sorted(
+        tests, key=lambda test: (name not in test, package not in test, test)
+    )
+    return found[:MOST_TESTS]
 
 
 def main() -> None:

@@ -116,6 +116,9 @@ def run(
       seed: of network, noise and attack.
       on_steps: told a `driver.Progress`, once in a while.
       on_result: told a setting and what came of it, as it is there.
+
+    Raises:
+      KeyboardInterrupt: where a signal came; the settings before have been told.
     """
     key = jax.random.key(seed)
     victim, cache = _victim(key), driver.Cache()
@@ -139,8 +142,10 @@ def run(
                 watch=Watch(on_steps, interrupts.check),
                 cache=cache,
             )
+            interrupts.check()  # figures that were cut short are none
             recall = _label_recall(probe_key, victim, keys, one)
             on_result(one, Result(report, recall))
+            interrupts.check()
 
 
 def _victim(key: jax.Array) -> Victim:

@@ -36,23 +36,47 @@ def gradient(loss_fn: Loss, rule: str) -> Callable[[Params, Batch], Update]:
     return grad
 
 
+def falls_back(loss_fn: Loss, params: Params, batch: Batch) -> bool:
+    """Returns whether `gradient` takes the rule "plain" under any rule, since the loss
+    has no forward-mode derivatives.
+
+    Args:
+      loss_fn: `(params, batch) -> []`.
+      params, batch: of the loss, or their shapes.
+    """
+
+    def of_floats(floats: Params, batch: Batch) -> jax.Array:
+        return loss_fn(leaves.merged(floats, params), batch)
+
+    def along(floats: Params, batch: Batch) -> Update:
+        return _linearisation(of_floats, floats, batch)[0]
+
+    floats = leaves.floats(params)
+    traced = jax.make_jaxpr(of_floats)(floats, batch)
+    if not equations.contains(traced, _has_own_derivative):  # the usual case, and cheap
+        return False
+    try:
+        jax.eval_shape(along, floats, batch)
+    except NO_FORWARD_MODE as error:
+        return lacks_forward_mode(error)
+    return False
+
+
+def _has_own_derivative(eqn: Any) -> bool:
+    return eqn.primitive.name.startswith("custom_vjp")
+
+
 def _linearised(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
     @jax.custom_vjp
     def share(params: Params, batch: Batch) -> Update:
         return jax.grad(loss_fn)(params, batch)
 
     def forward(params: Params, batch: Batch) -> tuple[Update, Any]:
-        def gradients(params: Params) -> Any:
-            found = jax.grad(loss_fn, argnums=(0, 1), allow_int=True)(params, batch)
-            return jax.tree.map(_none_if_integer, found)
-
         try:
-            (shared, _), along = jax.linearize(gradients, params)
-            _check_forward_mode(along, shared)
+            return _linearisation(loss_fn, params, batch)
         except NO_FORWARD_MODE as error:
             _fall_back("linearised", error)
             return jax.vjp(jax.grad(loss_fn), params, batch)
-        return shared, along
 
     def backward(along: Callable[[Update], Any], cotangent: Update) -> Any:
         return jax.tree.map(_none_if_integer, along(cotangent))
@@ -81,6 +105,21 @@ def _recomputed(loss_fn: Loss) -> Callable[[Params, Batch], Update]:
 
     share.defvjp(forward, backward)
     return share
+
+
+def _linearisation(
+    loss_fn: Loss, params: Params, batch: Batch
+) -> tuple[Update, Callable[[Update], Any]]:
+    """Returns a gradient, and the derivative along an update of it and of that with
+    respect to the batch."""
+
+    def gradients(params: Params) -> Any:
+        found = jax.grad(loss_fn, argnums=(0, 1), allow_int=True)(params, batch)
+        return jax.tree.map(_none_if_integer, found)
+
+    (shared, _), along = jax.linearize(gradients, params)
+    _check_forward_mode(along, shared)
+    return shared, along
 
 
 def _check_forward_mode(along: Callable[[Update], Any], shared: Update) -> None:

@@ -1,4 +1,4 @@
-"""Keys of JAX's two kinds."""
+"""Takes PRNG keys of either of JAX's kinds."""
 
 from typing import Any
 

@@ -17,6 +17,7 @@ from scipy import optimize
 from invertjax import trees
 from invertjax.base import Batch
 
+EXACT = 160.0  # dB, the cap of scores: float32 resolves no more
 _WINDOW = 7  # side of the SSIM window
 
 
@@ -147,7 +148,7 @@ def has_ssim(shape: Sequence[int]) -> bool:
 
 
 def by_image(
-    images: jax.Array, originals: jax.Array, *, cap: float = 160.0
+    images: jax.Array, originals: jax.Array, *, cap: float = EXACT
 ) -> dict[str, jax.Array]:
     """Returns scores `[B]` of images `[B, H, W, C]` in the order of the originals."""
     scores = {
@@ -163,7 +164,7 @@ def score(
     reconstruction: Batch,
     original: Batch,
     *,
-    cap: float = 160.0,
+    cap: float = EXACT,
     by_image: Callable[..., dict[str, jax.Array]] = by_image,
     pairwise: Callable[..., jax.Array] = pairwise_mse,
 ) -> dict[str, list[Any]]:

@@ -81,7 +81,11 @@ def unit(tree: Any) -> Any:
 
 def rms(tree: Any) -> jax.Array:
     """Returns the root of the mean square over all coordinates, `[]`."""
-    return norm(tree) / sum(leaf.size for leaf in jax.tree.leaves(tree)) ** 0.5
+    found, factor = scaled(tree)
+    squares = squared_norm(found)
+    size = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    # Scaled back last: the norm of a tree may overflow where this mean does not.
+    return jnp.where(squares == 0, 0, _root(squares) / size**0.5 / factor)
 
 
 def weighted_mean(tree: Any, weights: jax.typing.ArrayLike) -> Any:

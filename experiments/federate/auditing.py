@@ -15,7 +15,7 @@ from invertjax.auditing import Keys, Report, Situation, Target, Watch, observed,
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.auditing.checks import needs_order
 from invertjax.auditing.preparing import Prepared
-from invertjax.auditing.report import picture_rows
+from invertjax.auditing.strips import strips
 from invertjax.auditing.threat_model import threat_model
 from invertjax.auditing.watch import SILENT
 from invertjax.base import Batch, Update
@@ -59,7 +59,8 @@ def audit(
 ) -> Audit:
     """Attacks the updates that were shared in a round, or their mean.
 
-    PSNR is of images: mean, standard deviation, the worst and the best of all.
+    PSNR is of images: mean, standard deviation, the worst and the best of all; of
+    updates of which the attack made nothing there is none.
 
     Args:
       training: whose server it is.
@@ -87,7 +88,7 @@ def audit(
     )
     if report is None or report.facts["interrupted"]:
         raise KeyboardInterrupt
-    lines = picture_rows(report.rows[:SHOWN], report.arrays[:SHOWN], "update")
+    lines = strips(report.rows[:SHOWN], report.arrays[:SHOWN], "update")
     return Audit(_numbers(report), report.verdict, pictures.grid(lines))
 
 
@@ -207,15 +208,16 @@ def _merged(leaf: Any) -> Any:
 
 
 def _numbers(report: Report) -> dict[str, Any]:
-    psnr, summary = report.metrics["psnr"].values, report.summary
+    summary, values = report.summary, report.metrics["psnr"].values
+    psnr = values[[row["loss"] is not None for row in report.rows]]
     nulls = {name: x for name, x in summary.items() if name.startswith("null_")}
     return {
         "attack": report.attack,
         "images": psnr.size,
-        "psnr_mean": float(psnr.mean()),
-        "psnr_std": float(psnr.std()),
-        "psnr_min": float(psnr.min()),
-        "psnr_max": float(psnr.max()),
+        "psnr_mean": float(psnr.mean()) if psnr.size else None,
+        "psnr_std": float(psnr.std()) if psnr.size else None,
+        "psnr_min": float(psnr.min()) if psnr.size else None,
+        "psnr_max": float(psnr.max()) if psnr.size else None,
         "ssim_mean": summary["ssim_mean"],
         "label_recall": summary["label_recall"],
         "failed": summary["failed"],

@@ -9,6 +9,7 @@ from PIL import Image
 matplotlib.use("Agg")  # before pyplot: no screen is needed
 
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from experiments.federate.rows import NULLS  # noqa: E402
 
@@ -32,6 +33,7 @@ def draw(rows: list[dict], title: str) -> Image.Image:
     if audits:
         _leakage(axes[1, 0], audits)
     axes[-1, 0].set_xlabel("rounds of training", fontsize=12)
+    axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     content = io.BytesIO()
     figure.savefig(content, dpi=120, bbox_inches="tight")
     pyplot.close(figure)

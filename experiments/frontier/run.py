@@ -6,7 +6,14 @@ import os
 import pathlib
 import queue
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent import futures
 from typing import Any, TypeVar
 
@@ -46,7 +53,12 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def open_(
-    path: str, cells: Grid, plan: Federation, *, overwrite: bool
+    path: str,
+    cells: Grid,
+    plan: Federation,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    overwrite: bool,
 ) -> Generator[pathlib.Path, None, None]:
     """Makes the folder, or finds this very frontier in it; until the end of the `with`
     no other process may open it.
@@ -55,6 +67,7 @@ def open_(
       path: of the folder.
       cells: the grid, with all attackers.
       plan: the federation.
+      inputs: digests of what attacks and federations read, by name.
       overwrite: whether a former frontier in the folder is removed.
 
     Raises:
@@ -63,12 +76,17 @@ def open_(
     """
     run_folder.check_writable(pathlib.Path(path), f"--workdir={path}")
     with run_folder.alone(path) as folder:
-        _make(folder, f"--workdir={path}", cells, plan, overwrite)
+        _make(folder, f"--workdir={path}", cells, plan, inputs, overwrite)
         yield folder
 
 
 def _make(
-    folder: pathlib.Path, named: str, cells: Grid, plan: Federation, overwrite: bool
+    folder: pathlib.Path,
+    named: str,
+    cells: Grid,
+    plan: Federation,
+    inputs: Mapping[str, str] | None,
+    overwrite: bool,
 ) -> None:
     """Writes what the folder is of, or finds it there."""
     if overwrite:
@@ -81,7 +99,8 @@ def _make(
             f"{named} holds results of another federation, as its {FEDERATION} says: "
             "give --overwrite or another folder."
         )
-    sweeps.open_(str(folder / ATTACKS), cells, overwrite=overwrite)
+    into = str(folder / ATTACKS)
+    sweeps.open_(into, cells, inputs=inputs, overwrite=overwrite)
     for name in (TRAININGS, LABELS):  # refused before hours of work, and not after
         rows.read(folder, name)
     table_.Finished(folder / ATTACKS).look()

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from experiments.audit import digests
 from experiments.frontier import accuracy, attackers, picture, run
 from experiments.frontier import table as table_
 from experiments.settings import federation
@@ -58,7 +59,11 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     own_code.check_models(cells)
     workdir = output.workdir or f"runs/frontier-{pathlib.Path(file).stem}"
     every = found._replace(cells=cells)
-    with run.open_(workdir, every, plan, overwrite=output.overwrite) as folder:
+    topics = ((cell.data, cell.clients, cell.victim) for cell in cells)
+    read = digests.of_runs(topics, whole=True, check=interrupts.check)
+    with run.open_(
+        workdir, every, plan, inputs=read, overwrite=output.overwrite
+    ) as folder:
         code = _run(folder, cells, plan)
         return _report(folder, cells, plan, asked.threshold) if code is None else code
 

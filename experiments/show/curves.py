@@ -10,6 +10,7 @@ matplotlib.use("Agg")  # before pyplot: no screen is needed
 
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from experiments.show import summaries  # noqa: E402
 from experiments.show.style import (  # noqa: E402
@@ -27,34 +28,38 @@ LOG_SPAN = 30  # of an axis, from which on it is logarithmic
 Axes = Any  # of matplotlib, whose annotations leave out what it takes
 
 
-def curves(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None:
+def curves(
+    table: Frame, choice: Choice, over: str, path: pathlib.Path, guess: float | None
+) -> None:
     """Draws the metric against x: for each curve the mean, and a band of one standard
     deviation.
 
     Args:
-      table: of `summaries.summarise` by curve and x; where x is null, a dashed line.
+      table: of `summaries.summarise` by curve and x; where x is null, a level line.
       choice: what is drawn; x is not None.
       over: what is averaged over, for the title.
       path: of the PNG.
+      guess: of `summaries.guess`, a dashed line.
     """
     figure, axes = pyplot.subplots(figsize=(10, 5.5))
     table = table[np.isfinite(table["mean"])]
     known = styles(table["curve"].cat.categories)
     for curve, points in table.groupby("curve", observed=True):
         style = dict(known[str(curve)], label=_curve(curve, choice))
-        _line(axes, points[points["x"].notna()], style)
+        line(axes, points[points["x"].notna()], style)
         _level(axes, points[points["x"].isna()], style, choice)
-    _scale(axes, np.unique(table["x"].dropna()))
+    level_of_guess(axes, guess)
+    scale(axes, np.unique(table["x"].dropna()))
     axes.set_xlabel(_axis(choice.x), fontsize=12)
-    axes.set_ylabel(_metric(choice), fontsize=12)
-    _title(axes, f"{_metric(choice)}: mean ± one standard deviation (band)", over)
+    axes.set_ylabel(metric(choice), fontsize=12)
+    _title(axes, f"{metric(choice)}: mean ± one standard deviation (band)", over)
     axes.grid(which="major", alpha=0.3)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize=11, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
-def _metric(choice: Choice) -> str:
+def metric(choice: Choice) -> str:
     return literal(metric_label(choice.metric))
 
 
@@ -71,9 +76,11 @@ def _title(axes: Axes, text: str, over: str) -> None:
     axes.set_title(f"{text}{over}", fontsize=11)
 
 
-def _scale(axes: Axes, xs: np.ndarray) -> None:
-    """Makes x logarithmic where it helps; a few whole numbers are ticks themselves."""
+def scale(axes: Axes, xs: np.ndarray) -> None:
+    """Makes x logarithmic where it helps; whole numbers have no ticks between them."""
     if not len(xs) or xs[0] <= 0 or xs[-1] <= LOG_SPAN * xs[0]:
+        if len(xs) and np.all(xs % 1 == 0):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return
     axes.set_xscale("log")
     if len(xs) <= 12 and np.all(xs % 1 == 0) and np.all(xs[1:] >= 1.5 * xs[:-1]):
@@ -81,7 +88,8 @@ def _scale(axes: Axes, xs: np.ndarray) -> None:
         axes.set_xticks([], minor=True)
 
 
-def _line(axes: Axes, points: Frame, style: dict[str, Any]) -> None:
+def line(axes: Axes, points: Frame, style: dict[str, Any]) -> None:
+    """Draws means against x, and a band of one standard deviation."""
     if points.empty:
         return
     points = points.sort_values("x")
@@ -99,7 +107,14 @@ def _level(axes: Axes, points: Frame, style: dict[str, Any], choice: Choice) -> 
         label += f", no {missing}"
     for mean in points["mean"]:
         color = style["color"]
-        axes.axhline(mean, color=color, linestyle="--", linewidth=2, label=label)
+        axes.axhline(mean, color=color, linestyle=":", linewidth=2, label=label)
+
+
+def level_of_guess(axes: Axes, guess: float | None) -> None:
+    """Draws what a guess without the update scores, across the picture."""
+    if guess is not None:
+        style = dict(color="0.4", linestyle="--", linewidth=1.5)
+        axes.axhline(guess, label="a guess without the update", **style)
 
 
 def heatmap(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None:
@@ -129,11 +144,11 @@ def heatmap(table: Frame, choice: Choice, over: str, path: pathlib.Path) -> None
         pyplot.setp(axes.get_xticklabels(), rotation=35, ha="right")
     axes.set_xlabel(_axis(choice.columns), fontsize=12)
     axes.set_ylabel(_axis(choice.rows), fontsize=12)
-    _title(axes, f"Mean {_metric(choice)}", over)
+    _title(axes, f"Mean {metric(choice)}", over)
     pad, share = 0.25 / width, 1.2 / width  # as wide in every picture
-    label = _metric(choice)
+    label = metric(choice)
     figure.colorbar(image, ax=axes, label=label, pad=pad, fraction=share)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _annotate(axes: Axes, means: np.ndarray, table: Frame, choice: Choice) -> None:
@@ -151,7 +166,7 @@ def _annotate(axes: Axes, means: np.ndarray, table: Frame, choice: Choice) -> No
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=11)
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save(figure: Figure, path: pathlib.Path) -> None:
     with run_folder.replacing(path) as file:
         figure.savefig(file, dpi=120, bbox_inches="tight", format="png")
     pyplot.close(figure)

@@ -47,9 +47,19 @@ def curve_label(value: str, name: str | None) -> str:
     """
     if name != "defense_name":
         return "mean" if name is None else f"{axis_label(name)}: {value}"
-    row = PROTECTIONS.get(value.rpartition("+")[2])  # strength is that of the last
-    unit = row.protection.unit if row else ""
+    unit = unit_of(value, "")
     return "no defense" if value == "none" else f"{value} ({unit})" if unit else value
+
+
+def unit_of(value: str, otherwise: str = "strength") -> str:
+    """Returns in what the strength of a defense is measured.
+
+    Args:
+      value: names of defenses with + between them.
+      otherwise: where it has no unit.
+    """
+    row = PROTECTIONS.get(value.rpartition("+")[2])  # strength is that of the last
+    return (row.protection.unit if row else "") or otherwise
 
 
 def literal(text: str) -> str:

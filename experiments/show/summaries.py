@@ -11,6 +11,7 @@ from pandas.api import types
 from experiments.settings.settings import COLUMNS
 from experiments.show import parts
 from experiments.show.parts import PICTURES
+from invertjax import metrics
 from invertjax.cli.near import near
 from invertjax.reports import text as texts
 
@@ -221,6 +222,15 @@ def check_values(frame: Frame, metric: str) -> None:
         raise ValueError(f"--metric={metric}: expected a column of numbers.")
 
 
+def guess(frame: Frame, metric: str) -> float | None:
+    """Returns what a guess without the update scores, over all that is done; None where
+    the metric is another, or the sweep is from before there was one."""
+    if metric != "psnr" or "guess" not in frame:
+        return None
+    found = frame["guess"][done(frame)].mean()
+    return None if pandas.isna(found) else float(found)
+
+
 def summarise(frame: Frame, by: dict[str, Frame], metric: str) -> Frame:
     """Returns mean, std (of a sample), n, min and max of a metric, a row a cell.
 
@@ -236,35 +246,45 @@ def summarise(frame: Frame, by: dict[str, Frame], metric: str) -> Frame:
     return found
 
 
+_DECIBELS = ("psnr", "psnr_min")
 _FORMATS = {"psnr": ".2f", "psnr_min": ".2f", "ssim": ".3f", "label_recall": ".2f"}
 
 
 def number(value: float, metric: str) -> str:
     """Returns a value of a metric with the digits that it is worth."""
+    if metric in _DECIBELS and value >= metrics.EXACT:
+        return "exact"
     return format(value, _FORMATS.get(metric, ".4g"))
 
 
 def render(table: Frame, choice: Choice) -> str:
     """Returns `mean ± std (n)` as text, rows x columns."""
+    head, lines = cells(table, choice)
+    return texts.table(lines, head)
+
+
+def cells(table: Frame, choice: Choice) -> tuple[tuple[str, ...], list[tuple]]:
+    """Returns the head of the table, and its lines, `mean ± std (n)` in each field."""
     columns = list(table["column"].cat.categories)
-    cells = {
+    found = {
         (entry["row"], entry["column"]): _cell(entry, choice.metric)
         for entry in table.to_dict("records")
     }
     lines = [
-        (row, *(cells.get((row, column), "") for column in columns))
+        (row, *(found.get((row, column), "") for column in columns))
         for row in table["row"].cat.categories
     ]
     names = [name for name in (choice.rows, choice.columns) if name]
     heads = columns if choice.columns else [choice.metric]
-    return texts.table(lines, (" \\ ".join(names), *heads))
+    return (" \\ ".join(names), *heads), lines
 
 
 def _cell(entry: dict[str, Any], metric: str) -> str:
     if not entry["n"]:
         return "- (0)"
-    spread = "" if pandas.isna(entry["std"]) else f" ± {number(entry['std'], metric)}"
-    return f"{number(entry['mean'], metric)}{spread} ({entry['n']})"
+    mean, std = number(entry["mean"], metric), entry["std"]
+    alone = pandas.isna(std) or mean == "exact"
+    return f"{mean}{'' if alone else f' ± {number(std, metric)}'} ({entry['n']})"
 
 
 def failures(frame: Frame) -> str:

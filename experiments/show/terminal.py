@@ -3,7 +3,7 @@ written."""
 
 import pathlib
 
-from experiments.show import contact_sheet, curves, style, summaries
+from experiments.show import contact_sheet, curves, latex, panels, style, summaries
 from experiments.show.summaries import Choice, Frame
 from invertjax.cli import command, run_folder
 
@@ -50,6 +50,11 @@ def _table(frame: Frame, choice: Choice, out: pathlib.Path) -> None:
     lines = (summaries.render(table, choice), summaries.failures(frame))
     print("\n".join(filter(None, lines)), end="\n\n")
     _write(table, out / "table.csv")
+    head, rows = summaries.cells(table, choice)
+    says = f"{style.metric_label(choice.metric)}: mean, standard deviation (n)"
+    file = out / "table.tex"
+    run_folder.write(file, latex.table(head, rows, f"{says}, over {over}").encode())
+    print(f"wrote {file}")
     path = out / "heatmap.png"
     curves.heatmap(table, choice, over, path)
     print(f"wrote {path}")
@@ -65,8 +70,11 @@ def _curves(frame: Frame, choice: Choice, out: pathlib.Path) -> None:
     table = summaries.summarise(frame, by, choice.metric)
     _write(table, out / "curves.csv")
     over = summaries.averaged(frame, [choice.curves, choice.x])
-    path = out / "curves.png"
-    curves.curves(table, choice, over, path)
+    path, guess = out / "curves.png", summaries.guess(frame, choice.metric)
+    if (choice.curves, choice.x) == ("defense_name", "strength"):
+        panels.draw(table, choice, over, path, guess)
+    else:
+        curves.curves(table, choice, over, path, guess)
     print(f"wrote {path}")
 
 

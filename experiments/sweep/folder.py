@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import invertjax
@@ -15,13 +16,26 @@ from experiments.settings.settings import RULES, flat
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from experiments.sweep.grid import Grid
-from invertjax.cli import fields, leases, run_folder
+from invertjax.cli import earlier, fields, leases, run_folder
+from invertjax.reports import text
 
 FILE, LEASES = "_sweep.json", "_leases"
 
 
-def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
+def open_(
+    path: str,
+    grid: Grid,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    overwrite: bool,
+) -> pathlib.Path:
     """Makes the folder, or finds this very sweep in it.
+
+    Args:
+      path: of the folder.
+      grid: of the sweep.
+      inputs: digests of what its cells read, by name; None: they are not compared.
+      overwrite: whether a former sweep in the folder is removed.
 
     Raises:
       ValueError: if it cannot be written, or holds other results, saying which.
@@ -29,6 +43,8 @@ def open_(path: str, grid: Grid, *, overwrite: bool) -> pathlib.Path:
     folder, named = pathlib.Path(path), f"--workdir={path}"
     run_folder.check_writable(folder, named)
     described = _described(grid)
+    if inputs is not None:
+        described["inputs"] = dict(inputs)
     try:
         if overwrite:
             _check_idle(folder, named)
@@ -88,7 +104,10 @@ _DESCRIBED = {
     "settings": fields.table(fields.listed(fields.LINE)),
     "digest": fields.LINE,
 }
-_ADDED = {"code": fields.table(fields.LINE)}  # which folders of before have not
+_ADDED = {  # which folders of before have not
+    "inputs": fields.table(fields.LINE),
+    "code": fields.table(fields.LINE),
+}
 
 
 def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
@@ -107,6 +126,8 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
             "another folder."
         )
     if before["digest"] == now["digest"]:
+        if "inputs" in before and "inputs" in now:
+            _check_inputs(named, before["inputs"], now["inputs"])
         return _check_code(named, before.get("code", {}), now["code"])
     old, new = before["settings"], now["settings"]
     differ = [name for name in new if old.get(name) != new[name]]
@@ -118,11 +139,21 @@ def _check_same(folder: pathlib.Path, named: str, now: dict[str, Any]) -> None:
     )
 
 
+def _check_inputs(named: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    replaced = earlier.first_replaced(before, now)
+    if replaced is not None:
+        raise ValueError(
+            f"{named}: {text.printable(replaced)} is not what it was when the sweep "
+            f"there began, as its {FILE} says: expected the same images; give "
+            "--overwrite or another folder."
+        )
+
+
 def _check_code(named: str, before: dict[str, str], now: dict[str, str]) -> None:
-    for text, digest in now.items():
-        if before.get(text) != digest:
+    for code, digest in now.items():
+        if before.get(code) != digest:
             raise ValueError(
-                f"{named} holds results of {text} before its file changed, as its "
+                f"{named} holds results of {code} before its file changed, as its "
                 f"{FILE} says: give --overwrite or another folder."
             )
 

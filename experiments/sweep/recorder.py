@@ -15,7 +15,7 @@ from experiments.settings.settings import Settings
 from experiments.sweep import pictures
 from experiments.sweep import table as table_
 from invertjax import driver
-from invertjax.auditing import attackers, run, scores
+from invertjax.auditing import attackers, controls, run, scores
 from invertjax.base import Stop
 from invertjax.driver import Cache
 
@@ -154,6 +154,7 @@ def _measured(ready: Ready, row: dict[str, Any], seconds: float) -> dict[str, An
     exact = attackers.closed_form(ready.prepared.situation, (row["target"],))
     return {
         **scores.columns(row),
+        "guess": _guess(ready, row["target"]),
         "seconds": seconds,
         "status": "failed" if failed else "done",
         "reason": "no trial had a finite objective" if failed else None,
@@ -161,3 +162,11 @@ def _measured(ready: Ready, row: dict[str, Any], seconds: float) -> dict[str, An
         "closed_form": None if ran.closed_form else exact or None,
         "threat_model": json.dumps(run.threats(ready.prepared, ready.known)),
     }
+
+
+def _guess(ready: Ready, target: int) -> float | None:
+    """Returns what a guess without the update scores; None without the truth."""
+    truth = ready.prepared.situation.truth
+    if truth is None:
+        return None
+    return controls.blind_guess(truth["image"][target], ready.prepared.public)

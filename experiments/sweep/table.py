@@ -33,6 +33,7 @@ _VARIED = tuple(name for name, rule in RULES.items() if not rule.fixed)
 _SETTINGS = tuple(dict.fromkeys((*_ORDER, *_VARIED)))
 # What a row says beside its scores.
 _FACTS = {
+    "guess": float,  # PSNR of a guess that does not look at the update
     "seconds": float,
     "status": str,
     "reason": str,

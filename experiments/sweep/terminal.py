@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from experiments.audit import digests
 from experiments.settings.output import Output
 from experiments.settings.settings import Settings
 from experiments.sweep import cost, folder, grid, own_code, programs, run
@@ -66,8 +67,10 @@ def sweep(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     if estimate.seconds > HOUR and not asked.yes:
         raise ValueError(f"That is {estimate}: give --yes to run it all the same.")
     _check_data(found.cells)
+    topics = ((cell.data, cell.clients, cell.victim) for cell in found.cells)
+    read = digests.of_runs(topics, check=interrupts.check)
     workdir = output.workdir or f"runs/sweep-{pathlib.Path(asked.grid).stem}"
-    into = folder.open_(workdir, found, overwrite=output.overwrite)
+    into = folder.open_(workdir, found, inputs=read, overwrite=output.overwrite)
     return _run(into, plan, asked.images)
 
 

@@ -37,6 +37,7 @@ def key(of: Data, clients: Clients, victim: Victim) -> tuple:
 
 def check(of: Data, clients: Clients, victim: Victim) -> None:
     """Raises what `read` would where data is missing; reads no images."""
+    wanted = limits(of, clients, victim)
     count = of.targets * clients.batch_size
     there = _read(of, "split", data.check, None)
     if there < count:
@@ -44,7 +45,7 @@ def check(of: Data, clients: Clients, victim: Victim) -> None:
             f"--batch_size={clients.batch_size} times --targets={of.targets} needs "
             f"{count} images: --dataset={of.dataset} --split={of.split} has {there}."
         )
-    _read(of, "train_split", data.check, _limit(of, clients, victim))
+    _read(of, "train_split", data.check, wanted["train_split"])
 
 
 def read(of: Data, clients: Clients, victim: Victim, dtype: str) -> Inputs:
@@ -59,8 +60,10 @@ def read(of: Data, clients: Clients, victim: Victim, dtype: str) -> Inputs:
       ValueError: naming the flag that asks for what is not there or does not fit.
     """
     check(of, clients, victim)
-    held = _read(of, "split", data.load, of.targets * clients.batch_size)
-    public = _read(of, "train_split", data.load, _limit(of, clients, victim))
+    held, public = (
+        _read(of, flag, data.load, limit)
+        for flag, limit in limits(of, clients, victim).items()
+    )
     public = _without(of, "train_split", public, "split", held)
     for part in (held, public):
         _check_labels(part)
@@ -94,11 +97,12 @@ def load(of: Data, flag: str) -> data.Dataset:
     return found
 
 
-def _limit(of: Data, clients: Clients, victim: Victim) -> int | None:
-    """Returns how many images outside the targets are read; None: all."""
-    if victim.train_steps:
-        return None
-    return of.targets * clients.batch_size + PUBLIC
+def limits(of: Data, clients: Clients, victim: Victim) -> dict[str, int | None]:
+    """Returns how many images are read at most, by the flag of the split: the targets,
+    and images outside of them; None: all."""
+    count = of.targets * clients.batch_size
+    public = None if victim.train_steps else count + PUBLIC
+    return {"split": count, "train_split": public}
 
 
 def _read(of: Data, flag: str, read: Callable, limit: int | None) -> Any:

@@ -1,4 +1,4 @@
-"""Models of Equinox."""
+"""Adapts models of Equinox."""
 
 import inspect
 from typing import Any

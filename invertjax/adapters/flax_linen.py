@@ -1,4 +1,4 @@
-"""Models of Flax Linen."""
+"""Adapts models of Flax Linen."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Models of Flax NNX."""
+"""Adapts models of Flax NNX."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Models of Haiku."""
+"""Adapts models of Haiku."""
 
 import inspect
 from collections.abc import Callable, Mapping

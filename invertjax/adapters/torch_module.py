@@ -1,4 +1,4 @@
-"""Models of PyTorch, run by JAX through torchax."""
+"""Adapts models of PyTorch, which JAX runs through torchax."""
 # pyright: reportMissingImports=false
 
 import copy

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from invertjax import candidates, distances, layers, leaves
+from invertjax import candidates, distances, layers, leaves, trees
 from invertjax.base import (
     Attack,
     Candidate,
@@ -53,7 +53,7 @@ def analytic(
             "of a larger batch. Use inverting_gradients."
         )
     observed = leaves.floats(observed)
-    weight, bias = _first(observed, shape, path)
+    weight, bias = map(jnp.asarray, _first(observed, shape, path))
 
     def init(key: Key) -> Point:
         z = candidate.init(key)
@@ -91,7 +91,7 @@ def admits(
         return False
     weight, bias = map(jnp.asarray, dense)  # whose 0 / 0 is no warning, as NumPy's is
     rest = weight - jnp.outer(_ratio(weight, bias), bias)
-    return bool(jnp.linalg.norm(rest) <= tolerance * jnp.linalg.norm(weight))
+    return bool(trees.norm(rest) <= tolerance * trees.norm(weight))
 
 
 def refuses_closed_form(params: Params, shape: tuple[int, ...]) -> str | None:

@@ -173,7 +173,7 @@ def gauss_newton(
 
 
 def _explained(advance: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes `advance` say what to do where there is no forward mode."""
+    """Makes `advance` say what to do if the client has no forward-mode derivatives."""
 
     def advance_or_explain(state: Any, n: jax.Array) -> Any:
         try:
@@ -230,7 +230,7 @@ def _weights(observed: Update, layerwise: float) -> Update:
 
 
 def _positive_norm(tree: Any) -> jax.Array:
-    """Returns the norm, and 1 for what was pruned away."""
+    """Returns the norm, or 1 where it is zero because the leaf was pruned away."""
     norm = trees.norm(tree)
     return jnp.where(norm > 0, norm, 1.0)
 

@@ -49,7 +49,7 @@ class _Part(NamedTuple):
 
 
 class _Rung(NamedTuple):
-    """One step of the way from the loss down to the images.
+    """One step on the way from the loss down to the images: what is solved for there.
 
     alone: the blocks of this rung. whole: the blocks from here up to the loss.
     guess: the features that go in, where the solver starts.

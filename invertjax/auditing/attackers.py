@@ -292,5 +292,5 @@ def with_number(name: str) -> list[str]:
 
 
 def for_noise() -> list[Attacker]:
-    """Returns the attacks for those who know the law of the noise."""
+    """Returns the attacks that use what an attacker knows of the law of the noise."""
     return [row for row in _ROWS if row.noise]

@@ -96,7 +96,7 @@ def check_options(
     steps: int | None,
     numbers: Mapping[str, Any] | None,
 ) -> None:
-    """Refuses options that cannot be, or that would silently do nothing."""
+    """Refuses options that are out of range, or that would silently do nothing."""
     if restarts < 1:
         raise ValueError(f"Expected restarts={restarts} >= 1.")
     if steps is not None and steps < 1:

@@ -1,4 +1,4 @@
-"""The clients of an audit: what one really does, and what an attacker takes it for."""
+"""The clients of an audit: what one does, and what an attacker believes it to do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
-from invertjax import clients
+from invertjax import clients, derivatives
 from invertjax.auditing.situations import Target
 from invertjax.base import Batch, Client, Key, Loss, Params, Update
 from invertjax.defenses import defend, protection
@@ -19,7 +19,7 @@ _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 
 def gradient(target: Target, rule: str | None = None) -> Client:
-    """Returns the client's gradient on one batch, undefended.
+    """Returns the client that shares its gradient on one batch, undefended.
 
     Args:
       target: its client.
@@ -112,6 +112,24 @@ def refuses_forward_mode(
     return None
 
 
+def said_of_derivatives(target: Target, params: Params, batch: Batch) -> str:
+    """Returns which derivatives an attack has taken in the place of the usual ones, in
+    words; "" where it has taken those.
+
+    Args:
+      target: with its numbers.
+      params, batch: of its loss, or their shapes.
+    """
+    if target.client is not None:  # nothing is known of it
+        return ""
+    if not derivatives.falls_back(target.loss_fn, params, with_drawn(target, batch)):
+        return ""
+    return (
+        "reverse over reverse (rule='plain'), slower than the usual ones: the loss has "
+        "no forward-mode derivatives, as a function with a custom_vjp has none"
+    )
+
+
 def _of_loss(target: Target, loss_fn: Loss, rule: str | None) -> Client:
     # Many steps are simulated without keeping their activations.
     rule = rule or ("linearised" if target.local is None else "recomputed")
@@ -122,7 +140,7 @@ def _of_loss(target: Target, loss_fn: Loss, rule: str | None) -> Client:
 
 
 def _drawing_anew(target: Target) -> Target:
-    """Returns the target as who does not know what its network has drawn simulates it.
+    """Returns the target for an attacker who does not know what its network has drawn.
 
     He may have the client's key, for what a defense of which he is told has drawn
     from it: what the network draws comes of another key, independent of that one.
@@ -151,7 +169,7 @@ def _simulated(target: Target, share: Client, knows: bool) -> Client:
 
 
 def _mean(target: Target, client: Client) -> Client:
-    """Returns the members of a mean as one client, where the server sees no other."""
+    """Returns the members of a mean as one client, if the server sees only that."""
     if target.members is None:
         return client
     return averaged(client, len(target.members), np.asarray(target.members))

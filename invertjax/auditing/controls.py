@@ -51,6 +51,20 @@ def guesses(
     }
 
 
+def blind_guess(truth: np.ndarray, public: Any) -> float:
+    """Returns the mean PSNR of the guess that needs nothing: the mean public image, or
+    a grey one where there are no public images.
+
+    Args:
+      truth: `[B, H, W, C]`, of one target.
+      public: see `guesses`.
+    """
+    guess = 0.5 if public is None else np.mean(public, axis=0)
+    errors = np.mean((truth - guess) ** 2, axis=(1, 2, 3), dtype=np.float64)
+    with np.errstate(divide="ignore"):  # it may be the image itself
+        return float(np.mean(np.minimum(-10 * np.log10(errors), metrics.EXACT)))
+
+
 def nulls(
     keys: Keys,
     situation: Situation,

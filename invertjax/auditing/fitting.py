@@ -1,4 +1,4 @@
-"""Which of the forms that a saved update may have an attack explains."""
+"""Finds the form of a saved update that an attack explains best."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from invertjax.driver import layout
 
 
 def unexplained(prepared: Prepared, rows: Sequence[Row]) -> bool:
-    """Returns whether other forms are to be tried; asks all processes.
+    """Returns whether other forms should be tried; all processes answer alike.
 
     A closed form, which costs nothing, has to explain an update almost completely.
     """
@@ -27,7 +27,10 @@ def unexplained(prepared: Prepared, rows: Sequence[Row]) -> bool:
 
 
 def _fit(row: Row) -> float:
-    return np.inf if row["fit"] is None else row["fit"]
+    fit: float | None = row["fit"]
+    if row["loss"] is None or fit is None:  # what was measured is only the start
+        return np.inf
+    return fit
 
 
 def _best_fit(rows: Sequence[Row]) -> float:

@@ -1,4 +1,4 @@
-"""What a saved update may be besides what it should be, and which of that fits.
+"""What a saved update may be in place of a gradient, and which of that fits.
 
 It should be a gradient, or params before minus after local training. People also save
 the other difference, the params themselves, or a multiple.
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
-from invertjax import leaves
+from invertjax import leaves, trees
 from invertjax.auditing import attackers, programs, run
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.keys import Keys, again
@@ -53,7 +53,7 @@ def _forms(
     make: Make,
     cache: Cache,
 ) -> tuple[Form, ...]:
-    """Returns what else an update may be, the likeliest first."""
+    """Returns the other forms that an update may have, the likeliest first."""
 
     def taken(words: str, update: Update) -> Form:
         def prepared(watch: Watch) -> Prepared:
@@ -86,7 +86,7 @@ def _difference(a: Any, b: Any) -> np.ndarray:
 
 
 def _is_near(params: Params, update: Update) -> bool:
-    """Returns whether an update is closer to the params than to nothing."""
+    """Returns whether an update is closer to the params than to zero."""
 
     def flat(tree: Any) -> np.ndarray:
         parts = [np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]
@@ -134,7 +134,16 @@ def _larger(target: Target) -> Callable[[Update, Update], jax.Array]:
     del target
 
     def larger(update: Update, observed: Update) -> jax.Array:
-        dot: Callable[..., Any] = optax.tree.vdot
-        return dot(update, observed) / dot(observed, observed)
+        update, factor = trees.scaled(update)  # squares of large ones overflow
+        observed, other = trees.scaled(observed)
+        ratio = _dot(update, observed) / _dot(observed, observed)
+        return ratio * (other / factor)
 
     return larger
+
+
+def _dot(a: Update, b: Update) -> jax.Array:
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(x * y)
+
+    return trees.total(jax.tree.map(one, a, b))

@@ -26,7 +26,7 @@ class Keys(NamedTuple):
 
 
 def again(keys: Keys) -> Keys:
-    """Returns the same keys, for whoever does the same on something else."""
+    """Returns the same keys once more, for a second attack from the same start."""
     arrays: list[Key] = [_jax.random.clone(one) for one in keys[:-1]]
     clients, labels, attack, control, noise = arrays
     return Keys(clients, labels, attack, control, noise, keys.host)

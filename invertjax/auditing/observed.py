@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from invertjax import attacks, labels, trees
@@ -30,7 +31,7 @@ PROBES = 512  # images outside the targets, for label counts
 
 
 class NotFinite(ValueError):
-    """An update is not finite. index: which."""
+    """The update of number `index` is not finite."""
 
     def __init__(self, index: int):
         self.index = index
@@ -75,6 +76,10 @@ def simulate(
       NotFinite: where an update is not finite.
     """
     check_images("batches", batches)
+    # A loss that takes guesses takes images of their precision, and perhaps no other.
+    images = np.asarray(batches["image"])
+    wide = jnp.promote_types(images.dtype, jnp.result_type(float))
+    batches = {**batches, "image": images.astype(wide)}
     told = threat.protection_known and protection.are_told(target.protections)
     static, found = without_numbers(target), numbers(target)
     observe = cache.jit(

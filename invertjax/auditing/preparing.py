@@ -31,7 +31,7 @@ class Prepared(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What an update may be: in words, and prepared for whoever watches."""
+    """One form that an update may have, in words, with the attack on it."""
 
     words: str
     prepared: Callable[[Watch], Prepared]

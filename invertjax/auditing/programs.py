@@ -53,13 +53,13 @@ class Plan(NamedTuple):
 
     @property
     def key(self) -> tuple[Hashable, ...]:
-        """Returns what tells plans apart; rows go by their names."""
+        """Returns the facts by which two plans differ, an attacker by its name."""
         warm = self.warm.name if self.warm else None
         return self.row.name, self.steps, self.fixed, warm
 
 
 class Attacked(NamedTuple):
-    """What came of an attack.
+    """The results of an attack on all updates of a situation.
 
     program: compiled. seconds_compile: what that took, 0 where it was there already.
     seconds_run: without. interrupted: whether some updates were not finished.
@@ -275,7 +275,7 @@ def _looked_for(target: Target, threat: Threat) -> Drawn | None:
 
 
 def _key(trial: Any) -> jax.Array:
-    """Returns the client's key where the attacker is told of it, else his own."""
+    """Returns the client's key if the attacker was told of it, else one of his own."""
     if "key" in trial:
         return _jax.random.wrap_key_data(trial["key"])
     return jax.random.key(0)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from invertjax.auditing import verdicts
+from invertjax.auditing.strips import strips
 from invertjax.base import Arrays, Row
 from invertjax.reports import pictures, text
 
@@ -21,11 +22,10 @@ NULLS = {
     "random_image": "guessing random public images",
     "shuffled_update": "the same attack on a shuffled update",
 }
-SHOWN = 16  # updates in a picture, and images of one
 
 
 class Metric(NamedTuple):
-    """values: an array. axes: the name of each of its axes, such as ("update",)."""
+    """Values of one score: an array, and the name of each axis, such as ("update",)."""
 
     values: np.ndarray
     axes: tuple[str, ...]
@@ -39,7 +39,8 @@ class Report(NamedTuple):
       ("update", "image"); "label_recall", "loss" and "update_rms" the axis "update".
       "fit" is the cosine distance of the reconstruction's update from the one
       observed, "fit_truth" that of the true batch, as the attacker simulates its
-      client. Without the truth there is "fit" alone.
+      client. Without the truth there is "fit" alone. Scores are NaN where an attack
+      came to nothing, and only its start could be scored: no mean counts them.
     nulls: what is reached without knowing the update, in dB, by name.
     threat_model: what the attacker was given.
     verdict: one line for a reader who is not an engineer.
@@ -92,8 +93,12 @@ class Report(NamedTuple):
         )
 
     def picture(self) -> bytes:
-        """Returns originals and reconstructions as a PNG file; needs Pillow."""
-        return pictures.png(pictures.grid(picture_rows(self.rows, self.arrays)))
+        """Returns originals and reconstructions as a PNG file; needs Pillow.
+
+        Images of one channel are grey, of three in colour; of any other number every
+        channel is a tile of its own in grey, and the title says so.
+        """
+        return pictures.png(pictures.grid(strips(self.rows, self.arrays)))
 
     def files(self) -> dict[str, bytes]:
         """Returns the report as files, by name; needs Pillow."""
@@ -117,6 +122,7 @@ class Report(NamedTuple):
         run_folder.write_all(folder, self.files())
 
 
+_OF_RESULTS = ("psnr", "ssim", "label_recall", "fit")
 _LAST = ("update_rms_mean", "defense_to_rms", "victim")
 
 
@@ -147,6 +153,10 @@ def reconstruction(
         for name in ("psnr", "ssim")
         if rows[0].get(name)
     }
+    failed = [row["loss"] is None for row in rows]
+    for name, metric in (per_update | per_image).items():
+        if name in _OF_RESULTS:
+            metric.values[failed] = np.nan
     floors = {name: value["psnr_mean"] for name, value in nulls.items()}
     return Report(
         attack,
@@ -166,9 +176,11 @@ def _verdict(
     labels: str,
     facts: Mapping[str, Any],
 ) -> str:
-    if all(row["loss"] is None for row in rows):
+    interrupted = any(row["stopped"] == "interrupted" for row in rows)
+    rows = [row for row in rows if row["loss"] is not None]
+    if not rows:
         return verdicts.FAILED
-    evidence = _evidence(rows, facts)
+    evidence = _evidence(rows, facts)._replace(interrupted=interrupted)
     if "psnr" not in rows[0]:
         if facts["interrupted"]:  # before all forms of the update were tried
             evidence = evidence._replace(interrupted=True)
@@ -186,7 +198,6 @@ def _evidence(rows: Sequence[Row], facts: Mapping[str, Any]) -> verdicts.Evidenc
 
     falling = [row.get("still_falling", False) for row in rows]
     return verdicts.Evidence(
-        interrupted=any(row["stopped"] == "interrupted" for row in rows),
         falling=float(np.mean(falling)) > 0.5,
         fit=mean("fit"),
         fit_truth=mean("fit_truth"),
@@ -195,23 +206,25 @@ def _evidence(rows: Sequence[Row], facts: Mapping[str, Any]) -> verdicts.Evidenc
 
 
 def _scores(report: Report) -> dict[str, Any]:
-    psnr: np.ndarray = report.metrics["psnr"].values.mean(axis=1)
-    ssim = report.metrics.get("ssim")
+    done = [row["loss"] is not None for row in report.rows]
+    values = {name: one.values[done] for name, one in report.metrics.items()}
+    psnr: np.ndarray = values["psnr"].mean(axis=1)
     return {
-        "psnr_mean": float(np.mean(psnr)),
-        "psnr_std": float(np.std(psnr)),
-        "psnr_min": float(np.min(psnr)),
-        "ssim_mean": None if ssim is None else float(np.mean(ssim.values)),
-        "label_recall": float(np.mean(report.metrics["label_recall"].values)),
+        "psnr_mean": float(np.mean(psnr)) if len(psnr) else None,
+        "psnr_std": float(np.std(psnr)) if len(psnr) else None,
+        "psnr_min": float(np.min(psnr)) if len(psnr) else None,
+        "ssim_mean": _mean(values.get("ssim", ())),
+        "label_recall": _mean(values["label_recall"]),
         **{f"null_{name}": value for name, value in report.nulls.items()},
     }
 
 
 def _blind(report: Report) -> dict[str, Any]:
+    row = report.rows[0]
     return {
         "psnr_mean": None,
         "truth": "not given: no PSNR can be computed",
-        "fit": report.rows[0]["fit"],
+        "fit": None if row["loss"] is None else row["fit"],
     }
 
 
@@ -220,10 +233,7 @@ def _lines(report: Report) -> list[str]:
     header = COLUMNS if scored else BLIND
     lines = [text.table([_line(row) for row in report.rows], header)]
     if scored:
-        lines.append(
-            f"PSNR {summary['psnr_mean']:.2f} +- {summary['psnr_std']:.2f} dB over "
-            f"{summary['targets']} targets (lowest {summary['psnr_min']:.2f})"
-        )
+        lines.append(_said_of_scores(summary))
         lines += [
             f"  {value:6.2f} dB  {NULLS.get(name, name)}"
             for name, value in report.nulls.items()
@@ -232,15 +242,29 @@ def _lines(report: Report) -> list[str]:
         f"{summary['seconds_compile']:.1f} s to compile, "
         f"{summary['seconds_run']:.1f} s to run: {summary['layout']}"
     )
+    if summary.get("derivatives"):
+        lines.append(f"Derivatives: {summary['derivatives']}")
     lines.append("The attacker was given:")
     lines += [f"  {name}: {value}" for name, value in report.threat_model.items()]
     return [*lines, report.verdict]
 
 
+def _said_of_scores(summary: Mapping[str, Any]) -> str:
+    failed = summary["failed"]
+    left_out = f"; {failed} failed, and are left out" if failed else ""
+    if summary["psnr_mean"] is None:
+        return f"PSNR of 0 targets{left_out}"
+    return (
+        f"PSNR {summary['psnr_mean']:.2f} +- {summary['psnr_std']:.2f} dB over "
+        f"{summary['targets'] - failed} targets (lowest {summary['psnr_min']:.2f})"
+        f"{left_out}"
+    )
+
+
 def _line(row: Row) -> tuple[str, ...]:
     """Returns one row of the table, under COLUMNS or BLIND."""
-    if "psnr" in row and row["loss"] is None:  # what was scored is only the start
-        scores = ["-", "-", f"{row['label_recall']:.0%}"]
+    if row["loss"] is None:  # what was scored is only the start
+        scores = ["-"] * (len(COLUMNS if "psnr" in row else BLIND) - 3)
     elif "psnr" in row:
         scores = [
             f"{np.mean(row['psnr']):.2f}",
@@ -253,31 +277,6 @@ def _line(row: Row) -> tuple[str, ...]:
     return (str(row["target"]), *scores, str(row["steps"]), row["stopped"])
 
 
-def picture_rows(
-    rows: Sequence[Row],
-    arrays: Sequence[Arrays],
-    word: str = "target",
-) -> list[pictures.Strip]:
-    """Returns rows of a picture: originals, and what was made of their update.
-
-    A single image stands beside its original; of larger batches each image stands
-    under its own.
-    """
-    lines: list[pictures.Strip] = []
-    for row, batch in list(zip(rows, arrays, strict=True))[:SHOWN]:
-        title = f"{word} {row['target']}"
-        if "original" in batch and len(batch["image"]) == 1:  # beside one another
-            pair = np.concatenate([batch["original"], batch["image"]])
-            lines.append((title, pair, ["original", f"{row['psnr'][0]:.1f} dB"]))
-        elif "original" in batch:
-            lines.append((f"{title}\noriginal", batch["original"][:SHOWN], []))
-            captions = [f"{value:.1f} dB" for value in row["psnr"]]
-            lines.append(("  reconstructed", batch["image"][:SHOWN], captions))
-        else:
-            lines.append((f"{title}\nreconstructed", batch["image"][:SHOWN], []))
-    return lines
-
-
 def stacked(arrays: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """Returns the arrays of all updates by name, along a leading axis."""
     return {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
@@ -287,5 +286,5 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.asarray([np.nan if v is None else v for v in values], float)
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None

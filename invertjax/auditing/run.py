@@ -10,9 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from invertjax.auditing import attackers, controls, fitting, programs, report, scores
+from invertjax.auditing import (
+    attackers,
+    clients,
+    controls,
+    fitting,
+    programs,
+    report,
+    scores,
+)
 from invertjax.auditing.keys import Keys, again
+from invertjax.auditing.observed import take
 from invertjax.auditing.preparing import Prepared
+from invertjax.auditing.situations import shapes_of_batch
 from invertjax.auditing.threat_model import threat_model
 from invertjax.auditing.watch import SILENT, Watch
 from invertjax.base import Arrays, Result, Row
@@ -138,7 +148,7 @@ def reported(
     known: dict[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> report.Report:
-    """Returns the report.
+    """Returns the report of an attack that was run.
 
     Args:
       prepared, attacked: of the attack.
@@ -162,10 +172,22 @@ def reported(
             "seconds_run": attacked.seconds_run,
             "interrupted": attacked.interrupted,
             "closed_form": exact,
+            **_derivatives(prepared),
             "defense_to_rms": scores.noise_to_rms(prepared.target, rms),
             **(facts or {}),
         },
     )
+
+
+def _derivatives(prepared: Prepared) -> dict[str, str]:
+    """Returns what is said of derivatives, where it is something unusual."""
+    situation, target = prepared.situation, prepared.target
+    params = situation.shared.get("params")
+    if params is None:  # each update has its own
+        params = take(situation.trials["params"], 0)
+    batch = shapes_of_batch(target, situation.threat)
+    said = clients.said_of_derivatives(target, params, batch)
+    return {"derivatives": said} if said else {}
 
 
 def threats(prepared: Prepared, known: dict[str, Any] | None = None) -> dict[str, Any]:

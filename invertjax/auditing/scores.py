@@ -116,7 +116,7 @@ def columns(row: Row) -> Row:
         "psnr": None if failed else float(np.mean(psnr)),
         "psnr_min": None if failed else float(np.min(psnr)),
         "ssim": float(np.mean(ssim)) if ssim and not failed else None,
-        "label_recall": row["label_recall"],
+        "label_recall": None if failed else row["label_recall"],
         "loss": row["loss"],
         "steps_taken": row["steps"],
         "stopped": row["stopped"],
@@ -131,7 +131,7 @@ def finite(images: Any) -> np.ndarray:
 
 
 def noise_to_rms(target: Target, rms: float) -> dict[str, float | None]:
-    """Returns how large noise is beside the undefended update's coordinates."""
+    """Returns the size of the noise relative to the undefended update's coordinates."""
     return {
         f"{one.name}:{one.value:g}": one.value / rms if rms else None
         for one in target.protections

@@ -41,7 +41,7 @@ class Local(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A network and the client that trains it; what is no array of it is static.
+    """A network and the client that trains it; all of it but arrays is static.
 
     loss_fn: `(params, batch) -> []`.
     shape: `(B, H, W, C)` of the images behind one update.
@@ -113,7 +113,7 @@ class Situation(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """N, of updates."""
+        """The number N of updates."""
         return len(self.trials["rms"])
 
 
@@ -138,12 +138,12 @@ class Trial(NamedTuple):
     near: bool = False
 
     def adapted(self, distance: Distance) -> Distance:
-        """Returns the distance, as far as the attacker knows of defenses and adapts."""
+        """Returns the distance, adapted to the defenses that the attacker knows of."""
         return adapted(self.target, self.threat, distance)
 
 
 def adapted(target: Target, threat: Threat, distance: Distance) -> Distance:
-    """Returns a distance, as far as an attacker knows of defenses and can adapt it."""
+    """Returns a distance, adapted to the defenses that the attacker knows of."""
     if not threat.protection_known:
         return distance
     if target.drawn is not None and target.drawn.behind:
@@ -152,7 +152,7 @@ def adapted(target: Target, threat: Threat, distance: Distance) -> Distance:
 
 
 def as_attacked(target: Target, threat: Threat) -> Target:
-    """Returns the target as the attacker takes it: without what he does not know of."""
+    """Returns the target as the attacker sees it, without what he does not know of."""
     if not threat.protection_known:
         kept = protection.of_network(target.protections)
         target = target._replace(protections=kept)
@@ -160,7 +160,7 @@ def as_attacked(target: Target, threat: Threat) -> Target:
 
 
 def numbers(target: Target) -> dict[str, Any]:
-    """Returns what of a target is an array in compiled programs."""
+    """Returns the numbers of a target, which are arrays in compiled programs."""
     rate = None if target.local is None else as_array(target.local.learning_rate)
     values = tuple(
         as_array(p.value) if p.is_number else None for p in target.protections

@@ -1,4 +1,4 @@
-"""One line for a reader who is not an engineer."""
+"""Says in one line, to a reader who is no engineer, what an audit has found."""
 
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def _not_reconstructed(evidence: Evidence) -> str:
 def verdict_blind(
     evidence: Evidence, form: str | None = None, tried: tuple[str, ...] = ()
 ) -> str:
-    """Returns the same where the truth is not at hand, and only the fit can be judged.
+    """Returns what the fit means where the truth is not known.
 
     Args:
       evidence: of the reconstruction.

@@ -1,4 +1,4 @@
-"""Who follows an audit while it runs."""
+"""Callbacks of those who follow an audit while it runs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from invertjax.base import Arrays, Row
 
 
 class Watch(NamedTuple):
-    """Who follows an audit.
+    """Callbacks for what happens during an audit.
 
     chunk: told a `driver.Progress` after every chunk of steps.
     check: called between chunks; it may raise a KeyboardInterrupt.
@@ -20,12 +20,12 @@ class Watch(NamedTuple):
     update: Callable[[Row, Arrays], None] = lambda row, arrays: None
 
     def on_chunk(self, progress: driver.Progress) -> None:
-        """Tells of a chunk, and lets an interruption through."""
+        """Reports that a chunk is done, and raises if the audit was interrupted."""
         self.chunk(progress)
         self.check()
 
     def collecting(self, into: list[tuple[Row, Arrays]]) -> "Watch":
-        """Returns who follows the same, but puts what is finished into a list."""
+        """Returns callbacks that also put what is finished into a list."""
 
         def update(row: Row, arrays: Arrays) -> None:
             into.append((row, arrays))

@@ -1,4 +1,4 @@
-"""What large numbers of a setting would take, in the words of an error message."""
+"""Says in an error message how much time or memory a large setting would take."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ _UNITS = ("GB", "TB", "PB", "EB")
 
 
 def seconds(each: float) -> Callable[[float], str]:
-    """Returns `count -> words`, where one takes so many seconds, at least about."""
+    """Returns `count -> words` for an estimate of time: `count` times these seconds."""
 
     def words(count: float) -> str:
         time = each * count
@@ -18,7 +18,7 @@ def seconds(each: float) -> Callable[[float], str]:
 
 
 def memory(bytes_of: Callable[[float], float]) -> Callable[[float], str]:
-    """Returns `count -> words`, where so many take that many bytes, at least about."""
+    """Returns `count -> words` for an estimate of memory: `count -> bytes` in words."""
 
     def words(count: float) -> str:
         return f"that takes {size(bytes_of(count))} or more"

@@ -21,6 +21,7 @@ from invertjax.cli.near import near
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 _safetensors: Any = safetensors  # likewise
 
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # as PyTorch writes them
 SUFFIXES = (".npz", ".safetensors")
 
 
@@ -61,6 +62,13 @@ def _of_safetensors(path: str) -> dict[str, np.ndarray]:
 
 def check_suffix(path: str, named: str) -> None:
     """Raises `ValueError` unless a file's name says which of the two formats it has."""
+    if path.endswith(PICKLES):
+        raise ValueError(
+            f"{named} is a pickle, which runs code when it is read: expected *.npz or "
+            "*.safetensors. If you trust it: python -c 'import sys, torch; from "
+            "safetensors.torch import save_file; save_file(torch.load(sys.argv[1], "
+            f"weights_only=True), sys.argv[2])' {path} {path}.safetensors"
+        )
     if not path.endswith(SUFFIXES):
         raise ValueError(f"{named}: expected a file named *.npz or *.safetensors.")
 
@@ -73,7 +81,7 @@ def save(path: str, tree: Any, notes: dict[str, str] | None = None) -> None:
 
 
 def notes(path: str) -> dict[str, str]:
-    """Returns what `save` has noted; {} for other files."""
+    """Returns the notes that `save` has put into a header; {} for other files."""
     if not path.endswith(SUFFIXES[1]):
         return {}
     with _safetensors.safe_open(path, "np") as file:
@@ -178,7 +186,7 @@ def nested(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def forms(arrays: dict[str, Any]) -> Iterator[Any]:
-    """Yields the trees that the arrays may be of, as a path does not tell 0 from "0".
+    """Yields the trees that such keys may stand for: a path does not tell 0 from "0".
 
     Nodes whose names are 0, 1, ... become lists, then dicts of integers, then dicts of
     strings. Last come modules whose names have "/" in them, as those of dm-haiku have.

@@ -15,7 +15,7 @@ FAILED, BAD_INPUT, INTERRUPTED = processes.FAILED, processes.BAD_INPUT, 130
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """Returns `body()`, the exit code; bad input is one line on standard error.
+    """Returns the exit code of `body()`; bad input is one line on standard error.
 
     Ctrl-C and SIGTERM are held back until somebody looks, see `interrupts`.
     """
@@ -49,7 +49,7 @@ def run(
     """Runs a command, and returns its exit code.
 
     Flags are the command's own: several commands may live in one process. Flag files
-    (`--flagfile=FILE`) are read, and `--help` prints the text and all flags.
+    (`--flagfile=FILE`) are read; `--help` and `-h` print the text and all flags.
 
     Args:
       argv: the name of the program, and its arguments.
@@ -59,6 +59,7 @@ def run(
       without: settings of the records that the command has not, and why.
     """
     records, without = tuple(records), without or {}
+    argv = ["--help" if argument == "-h" else argument for argument in argv]
     try:
         for path in _flag_files(argv):
             _check_flag_file(path, argv[0], records, without)

@@ -1,7 +1,8 @@
-"""What the folder of a run says of it, when somebody goes on with it."""
+"""Checks that a run that is resumed has the settings and inputs of its folder."""
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from invertjax.cli import fields
@@ -43,13 +44,23 @@ def check_inputs(path: str, now: dict[str, str]) -> None:
     """
     file = pathlib.Path(path) / "config.json"
     before = _config(path, file).get("inputs", now) if file.exists() else now
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"--resume: what --{fields.shown(name)} names is not what it was when "
-                f"the run in --workdir={path} began, as its {file.name} says: expected "
-                "the same content; start again with --overwrite."
-            )
+    name = first_replaced(before, now)
+    if name is not None:
+        raise ValueError(
+            f"--resume: what --{fields.shown(name)} names is not what it was when "
+            f"the run in --workdir={path} began, as its {file.name} says: expected the "
+            "same content; start again with --overwrite."
+        )
+
+
+def first_replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Returns the name of an input whose digest is another one; None if there is none.
+
+    Args:
+      before, now: digests of inputs, by name.
+    """
+    differ = (name for name in {*before, *now} if before.get(name) != now.get(name))
+    return min(differ, default=None)
 
 
 def _config(path: str, file: pathlib.Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class Kind(NamedTuple):
-    """What a value has to be: in words, and whether it is."""
+    """A kind of value: its name in words, and a check whether a value is of it."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -130,7 +130,7 @@ def check(
 
 
 def any_row(found: Mapping[str, Any]) -> None:
-    """Takes every object."""
+    """Accepts every object as a row."""
     del found
 
 

@@ -1,4 +1,4 @@
-"""Who works on what: processes that share a folder, and nothing else.
+"""Divides work among processes that share a folder, and nothing else.
 
 A lease is a file that only one process can make, touched as long as it is at work. Who
 is killed leaves it behind; it counts as gone once its process is, or, where nobody here
@@ -83,7 +83,7 @@ def _taken(file: pathlib.Path, token: str) -> bool:
 
 
 def _make(file: pathlib.Path, content: bytes) -> None:
-    """Makes a file that is not there; after an error, such as a full disk, neither."""
+    """Makes a new file, and leaves none behind after an error such as a full disk."""
     stream = file.open("xb")
     try:
         with stream:
@@ -106,7 +106,7 @@ def _content(file: pathlib.Path) -> bytes:
 
 
 def _mark(content: bytes) -> dict[str, Any]:
-    """Returns what a lease says; nothing where it is torn, or none of ours."""
+    """Returns the content of a lease; nothing if it is torn, or not of our making."""
     try:
         mark = json.loads(content)
     except (ValueError, RecursionError):
@@ -182,7 +182,7 @@ def _started(pid: int) -> str | None:
 def _touched(
     file: pathlib.Path, still: Callable[[], bool]
 ) -> Generator[None, None, None]:
-    """Touches a lease now and then, as long as it is this process's."""
+    """Touches a lease from time to time, as long as this process holds it."""
     done = threading.Event()
 
     def touch() -> None:

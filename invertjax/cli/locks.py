@@ -1,4 +1,4 @@
-"""A folder that one process has for itself, as long as it runs.
+"""Locks a folder, so that one process has it for itself as long as it runs.
 
 The lock is the system's own: it ends with the process, whatever ends that. Where a file
 system has no such locks, a lease takes its place.
@@ -20,7 +20,7 @@ FILE, LEASE = "_lock", "_lease"
 
 
 class Taken(Exception):
-    """Another process has it."""
+    """Another process holds the folder."""
 
 
 class _Unknown(Exception):
@@ -29,7 +29,7 @@ class _Unknown(Exception):
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Generator[None, None, None]:
-    """Has a folder for this process alone, until the end of the `with`.
+    """Keeps a folder for this process alone, until the end of the `with`.
 
     Args:
       folder: is there.

@@ -24,11 +24,11 @@ _HEADERS = {
 
 
 class Unreadable(ValueError):
-    """What is wrong with a file, in one line without its name."""
+    """A file cannot be read; the message is one line without its name."""
 
 
 class _Member(NamedTuple):
-    """An array of a file. size: of its numbers, in bytes."""
+    """An array in a file; `size` is that of its numbers, in bytes."""
 
     key: str
     name: str

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Place(NamedTuple):
-    """Which process of which run this is, as the user has given it.
+    """The place of this process in a run of several, as the user has given it.
 
     coordinator: HOST:PORT of process 0. num_processes, process_id: as they say.
     detect: JAX finds out itself, in a Slurm, TPU pod or Kubernetes job.
@@ -50,7 +50,7 @@ ALONE = Place()
 
 
 def check(place: Place) -> None:
-    """Refuses flags that do not go together; starts nothing.
+    """Refuses flags that do not go together, and starts nothing.
 
     Raises:
       ValueError: naming the flag, its value and what is right.
@@ -233,7 +233,7 @@ class Ending:
         os._exit(FAILED)
 
     def on_abort(self) -> None:
-        """Has the last word where JAX aborts the process from a thread of its own.
+        """Prints our last line if JAX aborts the process from a thread of its own.
 
         It does so when the coordinator has gone or a heartbeat is missed. Python's own
         `signal` would act on the main thread only, which does not come back.
@@ -255,7 +255,7 @@ ENDING = Ending()  # of this process
 
 
 def ended(body: Callable[[], int]) -> int:
-    """Returns `body()`, the exit code of the command line.
+    """Returns the exit code of `body()`, for one of several processes.
 
     A process that ends without the others does it at once: by losing it they know. Left
     to itself JAX would wait for them at its end, and they wait for this process.

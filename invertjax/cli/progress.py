@@ -62,13 +62,13 @@ class Bar:
             self.tqdm.close()
 
     def add(self, steps: int = 1, note: str | None = None) -> None:
-        """Goes forward, at most to the end; see `reach`."""
+        """Counts further steps, at most to the end; see `reach`."""
         self.reach(self.done + steps, note=note)
 
     def reach(
         self, done: int, total: int | None = None, note: str | None = None
     ) -> None:
-        """Goes to a number of steps, at most to the end.
+        """Sets the number of steps that are done, at most to the end.
 
         Args:
           done: steps that are done, in all.
@@ -92,7 +92,7 @@ class Bar:
         self.add(steps)
 
     def say(self, words: str) -> None:
-        """Changes what is being done."""
+        """Changes the words for what is being done."""
         if self.tqdm is not None and words != self.words:
             self.tqdm.set_description_str(words)
         self.words = words

@@ -280,7 +280,7 @@ def alone(path: str) -> Generator[pathlib.Path, None, None]:
 
 @contextlib.contextmanager
 def _written(path: str) -> Generator[None, None, None]:
-    """Says of which flag the folder is that cannot be written."""
+    """Names the flag whose folder cannot be written."""
     try:
         yield
     except OSError as error:

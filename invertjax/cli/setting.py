@@ -29,7 +29,7 @@ class Besides(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is known of a setting.
+    """All facts about one setting: its help, default, bounds and needs.
 
     says: for the flag's help. kind: str, int, float or bool.
     default: where it applies and is not given; None where the record's owner knows it.

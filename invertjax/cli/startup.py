@@ -26,21 +26,20 @@ def quiet_and_cached() -> None:
     """Silences notices of no use here, and keeps compiled programs between runs.
 
     The cache is in XDG_CACHE_HOME, by default ~/.cache/invertjax; JAX's own variable
-    JAX_COMPILATION_CACHE_DIR, where set, wins.
+    JAX_COMPILATION_CACHE_DIR, where set, wins. There is none where nothing can be
+    written, or where there is no home, as for many users of containers.
     """
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        cache = pathlib.Path(home) / "invertjax" / "jax"
-        _jax.config.update("jax_compilation_cache_dir", str(cache))
+        _jax.config.update("jax_compilation_cache_dir", _cache())
     _jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     _say_of_damaged_programs_in_a_line()
     _one_device_per_core()
 
 
 def _say_of_damaged_programs_in_a_line() -> None:
-    """Makes one line of JAX's warnings of a cache that it cannot use.
+    """Turns JAX's warnings about a damaged compile cache into one line.
 
     What it cannot read it compiles anew, but leaves in its place: it is removed here.
     """
@@ -78,6 +77,17 @@ def _remove_damaged(folder: pathlib.Path) -> int:
                 file.unlink()
                 count += 1
     return count
+
+
+def _cache() -> str | None:
+    """Returns the folder of compiled programs, which is there and can be written."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        cache = pathlib.Path(home) / "invertjax" / "jax"
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home is a RuntimeError
+        return None
+    return str(cache) if os.access(cache, os.W_OK) else None
 
 
 def _one_device_per_core() -> None:

@@ -1,4 +1,4 @@
-"""Images transformed by searched policies of augmentations."""
+"""Transforms images by searched policies of augmentations."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""An update replaced by a direction at right angles to it."""
+"""Replaces an update by a direction at right angles to it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Dropout on a network's features."""
+"""Leaves out a network's features at random."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A memory of what compression left out."""
+"""Remembers what compression left out, for the next update."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from invertjax.base import Params, Update
 
 
 class FeedbackState(NamedTuple):
-    """The memory.
+    """What compression has left out so far.
 
     residual: like the update, float32 or wider; inner: the state of what is wrapped.
     """

@@ -156,7 +156,7 @@ def undefended(client: Client, value: Any, parts: Parts) -> Client:
 
 
 def chained(protections: Sequence[Protection]) -> Defense:
-    """Returns those that change the update, in order, as one defense of its key."""
+    """Chains the defenses that change the update into one `key -> transformation`."""
     of_update = [p for p in protections if p.update]
 
     def defense(key: Key) -> optax.GradientTransformation:
@@ -171,7 +171,7 @@ def chained(protections: Sequence[Protection]) -> Defense:
 
 
 def wrapped(client: Client, protections: Sequence[Protection], parts: Parts) -> Client:
-    """Returns the client with those that change how it computes its gradient."""
+    """Wraps a client in the defenses that change how it computes its gradient."""
     for p in protections:
         if p.client:
             client = p.client(client, p.value, parts)
@@ -197,7 +197,7 @@ def adapted(distance: Distance, protections: Sequence[Protection]) -> Distance:
 
 
 def of_network(protections: Sequence[Protection]) -> tuple[Protection, ...]:
-    """Returns those that change the network: who has the model knows of them."""
+    """Returns the defenses that change the network, which the model itself shows."""
     return tuple(p for p in protections if p.network)
 
 

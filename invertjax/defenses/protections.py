@@ -1,4 +1,4 @@
-"""One row a defense: its range, its meaning, and what who knows of it does.
+"""One row a defense: its range, its meaning, and how an attacker who knows adapts.
 
 To add a defense, write its file, export it in `invertjax/defenses/__init__.py`, and add
 its row here. Command lines, sweeps, tables, figures and adaptive attacks read the row.
@@ -83,8 +83,10 @@ def _clipped(distance: Distance, max_norm: Any) -> Distance:
 
 
 def _dp_sgd_noise(value: Any, training: Training) -> Any:
-    """z C / B of a gradient. Of several steps' noise it is left out how the noise of
-    one changes the gradients of later ones."""
+    """Returns the noise of a gradient, z C / B, or that of several local steps.
+
+    How the noise of one step changes the gradients of later ones is left out.
+    """
     each = value[0] * value[1] / training.images
     if not training.steps:
         return each

@@ -62,7 +62,7 @@ class Cache:
 
 
 def forget() -> None:
-    """Lets go of what JAX keeps of all functions that were compiled so far.
+    """Makes JAX forget all functions that were compiled so far.
 
     It keeps traces and executables as long as the process runs, some 10 to 50 MB for
     every attack, which a long sweep would add up. Programs of `driver.build` still run;

@@ -1,4 +1,4 @@
-"""What fits on a device, from what the compiler says about a program."""
+"""Finds what fits on a device, from what the compiler says about a program."""
 
 from collections.abc import Sequence
 from typing import Any

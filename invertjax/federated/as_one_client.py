@@ -1,4 +1,4 @@
-"""What the server sees under secure aggregation, as one client."""
+"""Makes one client of all those whose mean a server sees under secure aggregation."""
 
 import jax
 import jax.numpy as jnp

@@ -9,7 +9,7 @@ from invertjax.base import Batch, Key, Params, Update
 
 
 class View(NamedTuple):
-    """What one client holds in one round.
+    """What one client knows in one round.
 
     params: the model that the server sent.
     previous: the model of the round before; in the first round, `params`.

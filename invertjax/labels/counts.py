@@ -28,7 +28,11 @@ def counts(
     Returns:
       `[K]` integers >= 0 of sum b.
     """
-    estimate = batch_size * (mean_probabilities - bias_update / scale)
+    share = mean_probabilities - bias_update / scale
+    # The nearest point has zeros from 1 below the largest share on, and is the same for
+    # shares moved together: so they are small numbers, however large the update is.
+    share = jnp.clip(share - jnp.max(share), -1, 0)
+    estimate = batch_size * share
     estimate = optax.projections.projection_simplex(estimate, batch_size)
     whole = jnp.floor(estimate)
     classes = jnp.arange(len(whole))

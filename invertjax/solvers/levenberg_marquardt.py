@@ -78,11 +78,12 @@ def levenberg_marquardt(
     its sum of squares; its gradient need not be), and `project` `z -> z`. It returns
     the step after projection, or zero if none of its trials decreased the objective.
 
-    Args: damping: at the start, relative to the mean diagonal of J^T J. iterations: of
-      conjugate gradients in a trial without J^T J; two products each. preconditioned:
-      of conjugate gradients in a trial with it. dense: the most unknowns d for which
-      J^T J may be computed, which takes d^2 numbers
-        and the work of about d iterations.
+    Args:
+      damping: at the start, relative to the mean diagonal of J^T J.
+      iterations: of conjugate gradients in a trial without J^T J; two products each.
+      preconditioned: of conjugate gradients in a trial with it.
+      dense: the most unknowns d for which J^T J may be computed, which takes d^2
+        numbers and the work of about d iterations.
       cheap: steps at the start that do without it even then.
       columns: of J^T J at once.
       tolerance: conjugate gradients stop at this share of the gradient's norm.

@@ -1,4 +1,4 @@
-"""Branches that stay branches where trials run side by side.
+"""Branches of which one alone is computed, even where trials run side by side.
 
 Under `vmap` a `lax.cond` whose predicate differs from trial to trial computes both
 sides, always: what only few trials need, and they seldom, is then paid by all at every

@@ -5,6 +5,7 @@ import re
 import pytest
 from support import cli
 
+from experiments import __main__ as experiments
 from experiments.federate import __main__ as federate
 from experiments.frontier import __main__ as frontier
 from experiments.reconstruct import __main__ as reconstruct
@@ -34,3 +35,15 @@ def test_flags_that_a_command_refuses_are_not_in_its_help(script, without, capsy
         line = capsys.readouterr().err
         assert line.startswith(f"error: --{name}=1 does not apply here: ")
         assert line.count("\n") == 1
+
+
+def test_the_short_form_of_help(capsys):
+    assert cli.run_script(reconstruct, "-h") == 0
+    assert "--dataset" in capsys.readouterr().out
+
+
+def test_the_commands_are_listed(capsys):
+    experiments.main()
+    said = capsys.readouterr().out
+    for name in ("demo", "federate", "frontier", "reconstruct", "show", "sweep"):
+        assert f"python -m experiments.{name} " in said

@@ -9,6 +9,7 @@ import sys
 import pytest
 from support import cli
 
+from experiments import demo
 from experiments.audit import prepare
 from experiments.federate import __main__ as federate
 from experiments.federate import training
@@ -107,3 +108,15 @@ def test_before_a_federation_starts(monkeypatch, tmp_path, capsys):
     out = f"--workdir={tmp_path / 'run'}"
     assert cli.run_script(federate, *args, "--audit_rounds=", out) == 143
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_demo_records_no_figures_that_were_cut_short(number, monkeypatch, tmp_path):
+    def audit(*args, **options):  # which returns its best so far
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(demo.invertjax, "audit", audit)
+    monkeypatch.setattr(demo, "_victim", lambda key: demo.Victim(*[None] * 5))
+    out = tmp_path / "out"
+    assert cli.run_script(demo, f"--workdir={out}") == 128 + number
+    assert not list(out.glob("*"))

@@ -82,3 +82,24 @@ def test_a_candidate_with_bounds_of_its_own_keeps_them():
     )
     image = driver.invert(jax.random.key(1), made).batch["image"]
     assert -2 <= image.min() < -0.2 and 1.2 < image.max() <= 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_images_of_any_precision_are_audited_under_x64(dtype):
+    """The client takes them in the precision of a guess."""
+    with jax.enable_x64(True):
+        params = {"conv": np.ones((6, 6, 1, 1)), "rest": toy.init(0)}
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], toy.batch(1))
+        batch["image"] = batch["image"].astype(dtype)
+        found = invertjax.audit(
+            jax.random.key(0),
+            convolved,
+            params,
+            batches=batch,
+            attack="inverting_gradients",
+            steps=2,
+            control=False,
+        )
+        assert found.arrays[0]["image"].dtype == np.float64
+        assert found.rows[0]["fit_truth"] < 1e-20

@@ -31,6 +31,13 @@ def test_norms_at_every_scale(scale):
     np.testing.assert_allclose(unit["b"], VALUES[40:] / exact, rtol=1e-6)
 
 
+def test_the_rms_is_there_where_the_norm_is_too_large():
+    tree = {"a": jnp.full((30, 40), 3e38), "b": jnp.full(60, -3e38)}
+    norm, _, rms = _all(tree)
+    assert norm == jnp.inf
+    np.testing.assert_allclose(rms, 3e38, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype, value", [("float16", 300), ("bfloat16", 1e25)])
 def test_norms_of_narrow_leaves(dtype, value):
     tree = {"a": jnp.full(4, value, dtype), "b": jnp.zeros(3)}

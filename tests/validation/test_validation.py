@@ -2,8 +2,8 @@
 
 CIFAR-10, but for the demo; untrained networks, labels known and one restart unless
 said; means over targets. The bars are from the literature's range and from our own
-measurements (BUILD_NOTES.md); they sit well below the measured means, because spreads
-over images are large.
+measurements (docs/measurements); they sit well below the measured means, because
+spreads over images are large.
 """
 
 import functools

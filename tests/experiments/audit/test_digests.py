@@ -1,10 +1,12 @@
 """Inputs that are not the same are told apart."""
 
 import numpy as np
+from support import cli
 
 from experiments.audit import digests
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim
+from experiments.victims import inputs
 
 
 def test_every_pixel_and_label_counts():
@@ -34,6 +36,47 @@ def test_files_count_by_their_content(tmp_path):
         file.write_bytes(content)
         seen.append(digests.of_files(SavedUpdate(), victim)["checkpoint"])
     assert seen[0] == seen[2] != seen[1]
+
+
+def test_cells_read_every_split_once(monkeypatch):
+    """As many images as the cell that reads most; a frontier reads them all."""
+    read = []
+
+    def load(name, split, data_dir, *, image_size, limit):
+        read.append((name, split, image_size, limit))
+        if split == "broken":
+            raise ValueError("No image.")
+        return {"image": np.full(2, len(split))}
+
+    def of(cells, **options):
+        topics = ((cell.data, cell.clients, cell.victim) for cell in cells)
+        return digests.of_runs(topics, **options)
+
+    monkeypatch.setattr(digests, "load", load)
+    given = [
+        {"targets": 2, "batch_size": 3},
+        {"targets": 1, "batch_size": 5, "seed": 1},
+        {"targets": 1, "image_size": 8},
+        {"targets": 1, "split": "train", "train_split": "broken"},
+    ]
+    cells = [cli.resolved(**one) for one in given]
+    found = of(cells * 100)
+    assert read == [
+        ("photos", "test", None, 6),
+        ("photos", "train", None, 6 + inputs.PUBLIC),
+        ("photos", "test", 8, 1),
+        ("photos", "train", 8, 1 + inputs.PUBLIC),
+        ("photos", "broken", None, 1 + inputs.PUBLIC),
+    ]
+    assert found["dataset=photos split=broken"] == "ValueError: No image."
+    assert len(found) == 5 and found["dataset=photos split=test image_size=8"]
+    read.clear()
+    of(cells[:1], whole=True)
+    assert [limit for *_, limit in read] == [None, None]
+    trained = cli.resolved(targets=1, train_steps=3)
+    read.clear()
+    of([cells[0], trained, cells[0]])
+    assert [limit for *_, limit in read] == [6, None]
 
 
 def test_the_sources_of_own_code_are_inputs():

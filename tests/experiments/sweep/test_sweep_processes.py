@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import cli, processes, sweeps
 
+from experiments.audit import digests
 from experiments.sweep import folder as sweepdir
 from experiments.sweep import grid, recorder
 from experiments.sweep import run as sweeping
@@ -273,8 +274,9 @@ def test_a_block_that_was_lost_is_left_to_who_has_it(several, tmp_path, monkeypa
 def begun(tmp_path):
     """A folder that holds a sweep of seeds 0 and 1, and nothing of it done."""
     flag = sweeps.write(tmp_path, "seed = [0, 1]")
-    cells = grid.read(flag.removeprefix("--grid="))
-    return sweepdir.open_(str(tmp_path / "run"), cells, overwrite=False)
+    found = grid.read(flag.removeprefix("--grid="))
+    read = digests.of_runs((c.data, c.clients, c.victim) for c in found.cells)
+    return sweepdir.open_(str(tmp_path / "run"), found, inputs=read, overwrite=False)
 
 
 def _version(folder):

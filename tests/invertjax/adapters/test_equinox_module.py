@@ -103,3 +103,9 @@ def test_stateless_and_channels_last(batch):
     np.testing.assert_allclose(loss_fn(params, batch), wanted, rtol=1e-6)
     update = jax.jit(clients.gradient(loss_fn))(params, batch, jax.random.key(0))
     assert np.any(jax.tree.leaves(update)[0])
+
+
+def test_a_state_that_is_optional_is_not_asked_for(batch):
+    layers = [eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(16, 5, key=jax.random.key(0))]
+    loss_fn, params = adapters.from_equinox(eqx.nn.Sequential(layers)).loss()
+    assert np.isfinite(jax.jit(loss_fn)(params, batch))

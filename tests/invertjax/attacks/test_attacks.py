@@ -103,7 +103,7 @@ def test_every_attack(params, name):
 
 
 # name: largest error of a pixel in [0, 1], with all defaults; grey is 0.5 off
-README = {
+PAGE = {
     "inverting_gradients": 0.25,  # its total variation smooths these images of noise
     "deep_leakage": 1e-4,
     "gauss_newton": 1e-4,
@@ -113,14 +113,15 @@ README = {
 }
 
 
-@pytest.mark.parametrize("name", README)
-def test_the_lines_of_the_readme_run_every_attack_by_its_name_alone(params, name):
-    text = (pathlib.Path(__file__).parents[3] / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("name", PAGE)
+def test_the_lines_of_the_page_run_every_attack_by_its_name_alone(params, name):
+    page = pathlib.Path(__file__).parents[3] / "docs" / "your_model.md"
+    text = page.read_text("utf-8")
     (lines,) = re.findall(r"```python\n(import jax, invertjax\n.*?)```", text, re.S)
     assert lines.count("attacks.inverting_gradients(") == 1
     scope = {"loss_fn": toy.loss_fn, "params": params, "batch": toy.batch(1)}
     exec(lines.replace("inverting_gradients", name), scope)
-    assert error(scope["result"], scope["batch"]) < README[name]
+    assert error(scope["result"], scope["batch"]) < PAGE[name]
 
 
 def test_the_analytic_attack_is_exact_on_an_image_of_3072_pixels():
@@ -181,6 +182,28 @@ def test_updates_that_do_not(params, share, size):
     update = jax.jit(share)(params, toy.batch(1, size=size))
     assert not attacks.admits(update, (size, *toy.SHAPE))
     assert not attacks.admits(update, SHAPE)
+
+
+def test_the_closed_form_reads_a_file_of_numpy_arrays(params):
+    batch = toy.batch(1)
+    client = toy.at(params)
+    update = jax.tree.map(np.asarray, client(batch))
+    attack = attacks.analytic(client, update, known(batch["label"]))
+    z = jax.jit(attack.init)(jax.random.key(KEY))
+    np.testing.assert_allclose(z["image"], batch["image"], atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e20, 1e25, 1e30])
+def test_noise_admits_no_closed_form_at_any_scale(params, scale):
+    """Squares of such updates are infinite, or zero: no misfit may be compared so."""
+    noise = toy.init(9)
+    update = jax.tree.map(lambda leaf: np.float32(scale) * leaf, noise)
+    assert not attacks.admits(update, SHAPE)
+    shared = jax.tree.map(
+        lambda leaf: np.float32(scale) * leaf,
+        jax.grad(toy.loss_fn)(params, toy.batch(1)),
+    )
+    assert attacks.admits(shared, SHAPE)
 
 
 def test_auto_falls_back_to_inverting_gradients(params):

@@ -1,8 +1,6 @@
 """The whole audit as one call: what it finds, says, writes and refuses."""
 
 import json
-import pathlib
-import re
 import sys
 
 import jax
@@ -51,6 +49,9 @@ def test_metrics_are_arrays_with_named_axes(found):
     for name in ("label_recall", "loss", "update_rms"):
         assert found.metrics[name].axes == ("update",)
         assert found.metrics[name].values.shape == (3,)
+    rms = found.metrics["update_rms"].values
+    assert found.facts["update_rms_mean"] == pytest.approx(rms.mean())
+    assert "x 1 restarts" in found.facts["layout"]  # where nobody asks for more
     assert "ssim" not in found.metrics  # images of 6 x 6 are smaller than its window
     np.testing.assert_array_equal(found.metrics["label_recall"].values, 1.0)
 
@@ -180,17 +181,6 @@ def test_defenses_that_change_the_network_or_ask_for_its_parts():
         bare = audit(**options)
         assert report.rows[0]["update_rms"] != bare.rows[0]["update_rms"]
         assert report.threat_model["defense"] == [f"{name}:{value}"]
-
-
-def test_the_lines_of_the_readme(monkeypatch, tmp_path, capsys):
-    text = (pathlib.Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    (lines,) = re.findall(r"```python\n(import invertjax, jax\n.*?)```", text, re.S)
-    monkeypatch.chdir(tmp_path)
-    batch = toy.batch(1)
-    scope = {"loss_fn": toy.loss_fn, "params": toy.init(0), "public": PUBLIC}
-    exec(lines, scope | {"images": batch["image"], "labels": batch["label"]})
-    assert "prune:0.99" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "mine" / "grid.png").exists()
 
 
 def test_who_watches_is_told_of_every_update_and_may_stop():

@@ -66,10 +66,11 @@ def test_what_fits_in_no_form_is_no_all_clear():
     assert "says nothing about what the update gives away" in report.verdict
 
 
-def test_the_factor_is_measured_for_attacks_that_see_it():
+@pytest.mark.parametrize("factor", [-0.05, 1e25])  # whose square is too large
+def test_the_factor_is_measured_for_attacks_that_see_it(factor):
     """Squared distances do: by half the gradient they find another image."""
     options = {"steps": 300, "labels": np.array([2])}
-    report = audit(times(-0.05), "deep_leakage", **options)
+    report = audit(times(factor), "deep_leakage", **options)
     assert "a multiple" in report.verdict and report.rows[0]["fit"] < 0.1
     plain = audit(times(1.0), "deep_leakage", **options)
     assert plain.rows[0]["fit"] < 0.1 and "taken as" not in plain.verdict

@@ -12,7 +12,10 @@ from invertjax.auditing.verdicts import Evidence, verdict, verdict_blind
         (31.0, 40.0, "NOT RECONSTRUCTED"),  # a guess does better
         (31.0, 29.0, "NOT RECONSTRUCTED"),
         (33.0, 29.0, "LEAKS: the update gives the images back almost exactly"),
-        (22.0, 12.0, "LEAKS: the reconstructed images are recognisable"),
+        (30.0, 12.0, "LEAKS: the update gives the images back almost exactly"),
+        (29.9, 12.0, "LEAKS: the reconstructed images are recognisable"),
+        (20.0, 12.0, "LEAKS: the reconstructed images are recognisable"),
+        (19.9, 12.0, "LEAKS IN PART"),
         (22.0, 21.0, "NOT RECONSTRUCTED"),  # a guess does as well
         (16.0, 12.0, "LEAKS IN PART"),
         (14.0, 12.0, "NOT RECONSTRUCTED"),

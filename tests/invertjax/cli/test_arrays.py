@@ -150,6 +150,7 @@ BAD_FILES = [
     ("u.npz", lambda path: None, "no such file"),
     ("u.npz", lambda path: path.mkdir(), "no such file"),
     ("u.pkl", lambda path: path.write_bytes(b""), r"\*.npz or \*.safetensors"),
+    ("u.pt", lambda path: path.write_bytes(b""), r"is a pickle.*u.pt.safetensors$"),
     ("u.npz", _pickled, "Python objects"),
     ("u.npz", lambda path: path.write_bytes(b""), "cannot be read"),
     ("u.npz", lambda path: path.write_bytes(b"not a zip file"), "cannot be read"),

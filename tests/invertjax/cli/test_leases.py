@@ -224,3 +224,15 @@ def test_of_two_who_find_a_lease_abandoned_one_takes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "_left_behind", slow)
     assert not attempt(tmp_path)
     assert json.loads(file.read_text())["token"] == "theirs"
+
+
+def test_to_ask_whether_a_process_lives_does_it_no_harm():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as other:
+        mark = {
+            "pid": other.pid,
+            "host": leases._machine(),
+            "started": leases._started(other.pid),
+        }
+        assert leases._alive(mark)
+        other.communicate(b"\n")
+    assert other.returncode == 0  # it ended by itself, and not by a signal

@@ -92,3 +92,18 @@ def test_a_planted_link_is_not_followed(tmp_path):
     with pytest.raises(OSError):
         free(folder)
     assert not victim.exists()
+
+
+def test_a_lock_file_may_be_gone_where_there_are_no_locks(tmp_path, monkeypatch):
+    class Without:
+        LOCK_EX = LOCK_NB = 0
+
+        @staticmethod
+        def flock(descriptor, flags):
+            (tmp_path / locks.FILE).unlink()  # by another who found that out
+            raise OSError("no locks here")
+
+    monkeypatch.setattr(locks, "fcntl", Without)
+    with locks.alone(tmp_path):
+        assert list(tmp_path.iterdir())  # a lease
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,9 @@
 several."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from invertjax.cli import processes
 from invertjax.cli.processes import ALONE, Ending, Place
 from invertjax.driver import layout
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def raises(error: BaseException):
@@ -67,3 +72,18 @@ def test_one_of_several_has_the_last_word(monkeypatch):
         ending.alone()
     line = b"error: another process of this run stopped: results are in runs.\n"
     assert said == [(2, line)] and ending.once.locked()
+
+
+def test_what_libraries_print_is_kept_out_of_standard_output():
+    program = """
+import os
+from invertjax.cli import processes
+processes._divert_gloo()
+os.write(1, b"from C++")
+os.write(2, b"error")
+print("ours")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.stdout, done.stderr) == ("ours\n", "error")

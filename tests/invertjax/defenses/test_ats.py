@@ -197,6 +197,8 @@ def test_images_keep_their_type():
     for policy in PUBLISHED:
         found = transform_traced(policy, image)
         assert (found.dtype, found.shape) == (image.dtype, image.shape)
+        expected = transform_traced(policy, image.astype(jnp.float32))
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=2**-6)
 
 
 @pytest.mark.parametrize("policy", ["3-9", "11", "50", "3-", "left", "-1"])

@@ -70,8 +70,11 @@ def _one(array):
 
 @_ALL
 def test_keeps_structure_shape_and_dtype(name):
+    """And does to numbers of bfloat16 what it does to the same ones in float32."""
     build, strengths = _DEFENSES[name]
     updates = _update(jnp.bfloat16)  # any other type is promoted by a careless product
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), updates)
+    expected = _apply(build(strengths[1])(jax.random.key(0)), wide)
     for strength in (strengths[1], jnp.float32(strengths[1])):
         shared = _apply(build(strength)(jax.random.key(0)), updates)
         jax.tree.map(
@@ -81,7 +84,11 @@ def test_keeps_structure_shape_and_dtype(name):
             shared,
             updates,
         )
-        assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(shared))
+        for found, exact in zip(*map(jax.tree.leaves, (shared, expected)), strict=True):
+            largest = float(np.abs(exact).max())  # two roundings, of 8 bits each
+            np.testing.assert_allclose(
+                found.astype(jnp.float32), exact, rtol=2**-7, atol=2**-7 * largest
+            )
     assert jax.tree.structure(shared) == jax.tree.structure(updates)
 
 

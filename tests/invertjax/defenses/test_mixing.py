@@ -190,9 +190,12 @@ def test_one_program_differentiates_in_images_and_mixing(build):
 def test_images_keep_their_type(build):
     batch = toy.batch(0, 2)
     batch["image"] = batch["image"].astype(jnp.bfloat16)
-    mixed = shared(build(echo, K, count=2), batch)
-    assert mixed["image"].dtype == jnp.bfloat16
-    assert mixed["image"].shape == batch["image"].shape
+    mixed = shared(build(echo, K, count=2), batch)["image"]
+    assert mixed.dtype == jnp.bfloat16
+    wide = {**batch, "image": batch["image"].astype(jnp.float32)}
+    expected = shared(build(echo, K, count=2), wide)["image"]
+    # Two products of numbers up to 1 and their sum, of 8 bits each.
+    np.testing.assert_allclose(mixed.astype(jnp.float32), expected, atol=2**-6)
 
 
 def test_a_batch_too_small():

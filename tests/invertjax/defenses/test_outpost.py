@@ -79,3 +79,15 @@ def test_outpost_needs_params():
     transform = defenses.outpost(jax.random.key(0), 0.5)
     with pytest.raises(ValueError, match="params=None"):
         transform.update(updates, transform.init(updates))
+
+
+def test_its_probability_falls_by_an_eighth_a_step_if_not_said_otherwise():
+    update = {"weight": jnp.arange(1.0, 9.0)}
+
+    def shared(i, **options):
+        made = defenses.outpost(jax.random.key(i), 0.1, step=8, **options)
+        return made.update(update, made.init(update), update)[0]["weight"]
+
+    for i in range(8):
+        np.testing.assert_array_equal(shared(i), shared(i, beta=0.125))
+    assert any(np.any(shared(i) != shared(i, beta=2.0)) for i in range(8))

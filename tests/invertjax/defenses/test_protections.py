@@ -129,3 +129,12 @@ def test_names():
     with pytest.raises(ValueError, match="name='prone' to be one of clip"):
         protections.of("prone", 1)
     assert str(protections.of("dp_sgd", (0.5, 1.0))) == "dp_sgd:0.5,1.0"
+
+
+def test_feedback_and_top_k_prune_the_update_as_a_whole():
+    update = {"small": jnp.full(4, 0.1), "large": jnp.arange(1.0, 5.0)}
+    for name in ("top_k", "top_k_feedback"):
+        made = protection.chained([protections.of(name, 0.5)])(jax.random.key(0))
+        shared, _ = made.update(update, made.init(update), update)
+        np.testing.assert_array_equal(shared["small"], 0)
+        np.testing.assert_array_equal(shared["large"], update["large"])

@@ -109,10 +109,21 @@ def test_soteria_keeps_dtypes(params):
         lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf,
         (params, toy.batch(5)),
     )
-    update = jax.eval_shape(share_update, narrow, batch, 0.8)
+    update = jax.jit(share_update)(narrow, batch, 0.0)  # nothing is cut by its rank
     assert jax.tree.map(lambda leaf: leaf.dtype, update) == jax.tree.map(
         lambda leaf: leaf.dtype, narrow
     )
+    wide = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf,
+        (narrow, batch),
+    )
+    exact = jax.jit(share_update)(*wide, 0.0)
+    # Three layers of products in 8 bits, whose errors are those of their largest terms.
+    for found, of_wide in zip(*map(jax.tree.leaves, (update, exact)), strict=True):
+        largest = float(np.abs(of_wide).max())
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), of_wide, atol=2**-4 * largest
+        )
 
 
 def test_soteria_says_what_is_wrong(params):

@@ -287,3 +287,11 @@ def test_drop_takes_the_order_that_paths_do_not_tell():
     assert len(left) == len(_paths_left(updates)) - 3
     with pytest.raises(ValueError, match="order='stam' to be one of"):
         _apply(defenses.drop(1, order=("stam",)), updates)
+
+
+def test_there_is_nothing_perpendicular_to_nothing():
+    for leaf in (np.zeros(5), np.ones(1)):
+        found = defenses.orthogonal.perpendicular(
+            jax.random.key(0), [jnp.asarray(leaf)]
+        )
+        np.testing.assert_array_equal(found[0], np.zeros_like(leaf))

@@ -148,10 +148,11 @@ def test_clients_of_weight_zero_do_not_count():
 
 
 def test_dtype_is_that_of_the_params():
-    updates = {"leaf": jnp.ones((3, 4), jnp.bfloat16)}
-    assert (
-        federated.secure_mean()(_seen(updates, [1.0] * 3))["leaf"].dtype == "bfloat16"
-    )
+    rows = np.array([[1.0, -2.0, 0.5], [2.0, 3.0, 0.5], [3.0, 5.0, -4.0]])
+    updates = {"leaf": jnp.asarray(rows, jnp.bfloat16)}
+    found = federated.secure_mean()(_seen(updates, [1.0] * 3))["leaf"]
+    assert found.dtype == "bfloat16"
+    np.testing.assert_array_equal(found.astype(jnp.float32), [2.0, 2.0, -1.0])
 
 
 def test_bits_are_checked():

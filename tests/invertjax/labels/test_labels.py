@@ -175,6 +175,14 @@ def test_counts_of_anything_are_valid():
     np.testing.assert_array_equal(found.sum(1), sizes)
 
 
+def test_counts_of_updates_of_any_size_are_valid():
+    """All images have the label whose share is largest, by far."""
+    for scale in (1e9, 1e20, 3e38):
+        update = np.float32(scale) * np.array([0.5, 1, -0.5, -1, 0], np.float32)
+        found = labels.counts(update, np.full(5, 0.2, np.float32), 8)
+        np.testing.assert_array_equal(found, [0, 0, 0, 8, 0])
+
+
 def test_from_counts_repeats_labels():
     found = labels.from_counts(jnp.array([2, 0, 1, 3]), 6)
     np.testing.assert_array_equal(found, [0, 0, 2, 3, 3, 3])
@@ -280,6 +288,36 @@ def test_recover_averages_over_local_steps():
     averaged, at_start = np.mean(recalls, axis=0)
     assert averaged >= 0.9
     assert averaged > at_start + 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_recover_is_exact_where_probabilities_move_by_the_same_in_every_step(steps):
+    """p_t = p - t d at step t = 0 ... steps - 1, so that their mean is that of the
+    first and the last: p - (steps - 1) / 2 d."""
+    p = np.array([0.4, 0.3, 0.2, 0.1], np.float32)
+    d = np.array([2, -2, 1, -1], np.float32) / 32
+    truth, rate, kernel = np.array([30, 2, 20, 12]), 0.5, np.zeros((3, 4), np.float32)
+
+    def client(params, batch, key):
+        del key
+        shares = jnp.bincount(batch["label"], length=4) / len(batch["label"])
+        return {"last": {"kernel": kernel, "bias": params["p"] - shares}, "p": p}
+
+    mean_p = p - (steps - 1) / 2 * d
+    bias = rate * steps * (mean_p - truth / truth.sum())
+    found = labels.recover(
+        jax.random.key(0),
+        client,
+        {"last": {"kernel": kernel, "bias": 0 * p}, "p": p},
+        {"last": {"kernel": kernel, "bias": jnp.float32(bias)}, "p": steps * d},
+        batch_size=int(truth.sum()),
+        num_classes=4,
+        probe_batches={"label": jnp.array([[0, 1, 2], [3, 3, 0]])},
+        path="last",
+        learning_rate=rate,
+        steps=steps,
+    )
+    np.testing.assert_array_equal(found, truth)
 
 
 @pytest.mark.parametrize(

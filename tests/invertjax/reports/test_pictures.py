@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from invertjax.reports import pictures
@@ -36,6 +37,28 @@ def test_images_keep_their_shape_and_are_never_made_smaller():
     np.testing.assert_array_equal(picture[:50, 190:390], 255 * wide[0])
     small = picture[50 + 22 :, 190:]
     assert np.all(small[:96, :96] == 255) and len(small) == 96 + 22
+
+
+@pytest.mark.parametrize("channels, across, down", [(2, 2, 1), (5, 3, 2), (13, 4, 4)])
+def test_channels_that_are_no_colours_are_tiles_in_grey(channels, across, down):
+    """From left to right, from the top down, a white line between."""
+    levels = np.arange(channels) / 20
+    image = np.broadcast_to(levels, (4, 3, channels))
+    side = max(5 * down, 4 * across) - 1  # so that nothing is enlarged
+    title = "target 0"
+    picture = np.asarray(pictures.grid([(title, image[None], ["1 dB"])], side=side))
+    drawn = picture[: 5 * down - 1, 190 : 190 + 4 * across - 1]
+    for channel, level in enumerate(levels):
+        y, x = 5 * (channel // across), 4 * (channel % across)
+        tile = drawn[y : y + 4, x : x + 3]
+        np.testing.assert_array_equal(tile, np.full((4, 3, 3), round(255 * level)))
+    assert np.all(drawn[4::5] == 255) and np.all(drawn[:, 3::4] == 255)
+    assert np.all(
+        drawn[5 * (down - 1) :, 4 * (channels - across * (down - 1)) :] == 255
+    )
+    # The title says more than it does of images in colour, where nothing is added.
+    plain = np.asarray(pictures.grid([(title, image[None, ..., :1], [])], side=side))
+    assert np.sum(picture[:, :190] < 255) > np.sum(plain[:, :190] < 255)
 
 
 def test_png_is_a_file_of_the_same_pixels():

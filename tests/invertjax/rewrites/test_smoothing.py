@@ -180,6 +180,11 @@ def test_keeps_the_type():
         soft = smoothing.softened(jax.nn.relu, jnp.float32(8.0))
         x = jax.ShapeDtypeStruct(X.shape, dtype)
         assert jax.eval_shape(soft, x).dtype == dtype
+    narrow = smoothing.softened(jax.nn.relu, 8.0)(X.astype(jnp.bfloat16))
+    exact = smoothing.softened(jax.nn.relu, 8.0)(
+        X.astype(jnp.bfloat16).astype(jnp.float32)
+    )
+    np.testing.assert_allclose(narrow.astype(jnp.float32), exact, atol=2**-6)
 
 
 def test_float64_to_its_rounding(x64):

@@ -11,7 +11,12 @@ import pytest
 
 from invertjax import matching
 from invertjax.base import Candidate, Stop
-from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
+from invertjax.solvers.levenberg_marquardt import (
+    _linearised,
+    _predicted,
+    _solve,
+    levenberg_marquardt,
+)
 
 EQUATIONS, UNKNOWNS, STEPS = 40, 20, 25
 PRECONDITIONED, PURE = 100, 0  # unknowns up to which J^T J may be computed
@@ -281,3 +286,41 @@ def test_the_optimiser_says_when_it_is_done():
     assert result.steps == 5  # it took one step more than it needed to know
     np.testing.assert_array_equal(np.isinf(result.losses), np.arange(6) >= 5)
     np.testing.assert_allclose(result.batch, LAST, atol=1e-2)
+
+
+def test_the_predicted_decrease_is_that_of_a_linear_problem():
+    rng = np.random.default_rng(0)
+    matrix = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    right, z, step = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in (6, 4, 4))
+
+    def residual(z):
+        return matrix @ z - right
+
+    def value(z):
+        return 0.5 * jnp.sum(residual(z) ** 2)
+
+    gradient = jax.grad(value)(z)
+    step = -0.01 * gradient + 0.001 * step
+    problem = _linearised(residual, z, lambda flat: flat, gradient)
+    found = _predicted(problem, step)
+    np.testing.assert_allclose(found, value(z) - value(z + step), rtol=1e-3)
+    assert np.isnan(_predicted(problem, -step))
+
+
+def test_the_factor_of_the_matrix_solves_what_conjugate_gradients_do_not():
+    rng = np.random.default_rng(0)
+    scales = np.logspace(0, -3, 20)[None]
+    matrix = jnp.asarray(rng.normal(size=(40, 20)) * scales, jnp.float32)
+    z = jnp.zeros(20)
+
+    def residual(z):
+        return matrix @ z - 1.0
+
+    gradient = jax.grad(lambda z: 0.5 * jnp.sum(residual(z) ** 2))(z)
+    problem = _linearised(residual, z, lambda flat: flat, gradient)
+    solve = functools.partial(
+        _solve, problem, matrix.T @ matrix, damp=jnp.float32(1e-6),
+        iterations=200, preconditioned=200, tolerance=1e-3,
+    )  # fmt: skip
+    alone, helped = solve(known=jnp.array(False)), solve(known=jnp.array(True))
+    assert helped.solved and helped.used <= 3 < 10 * helped.used < alone.used

@@ -1,0 +1,17 @@
+"""What the attacker draws where he has no public images."""
+
+import jax
+import pytest
+from support import toy
+
+from invertjax.auditing import Target, observed
+from invertjax.defenses.protection import Parts
+
+
+@pytest.mark.parametrize("size", (1, 3, 2 * observed.PROBES))
+def test_as_many_noise_images_as_probes_at_most(size):
+    target = Target(toy.loss_fn, (size, 4, 4, 1), Parts(5))
+    images = observed.noise_probes(jax.random.key(0), target)["image"]
+    count = max(1, observed.PROBES // size)
+    assert images.shape == (count, size, 4, 4, 1)
+    assert size > observed.PROBES or images.size // 16 <= observed.PROBES

@@ -1,0 +1,79 @@
+"""`invertjax audit`: from files of an update to files of a report."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from support import toy
+
+from invertjax.cli import __main__ as command
+
+LOSS = "--loss=support.toy:loss_fn"
+SIZES = ("--image_shape=6,6,1", "--num_classes=3")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Flags that name the files of a gradient and its params, and the image."""
+    params, batch = toy.init(0), toy.batch(0)
+    update = jax.grad(toy.loss_fn)(params, batch)
+    paths = []
+    for name, tree in (("params", params), ("update", update)):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        flat = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for path, leaf in leaves
+        }
+        np.savez(tmp_path / f"{name}.npz", allow_pickle=False, **flat)
+        paths.append(f"--{name}={tmp_path / name}.npz")
+    return paths, batch["image"]
+
+
+def run(*args: str) -> int:
+    return command.main(["invertjax", "audit", *args])
+
+
+def test_a_gradient_is_read_and_reported(saved, tmp_path, capsys):
+    flags, image = saved
+    out = tmp_path / "out"
+    assert run(*flags, LOSS, *SIZES, f"--workdir={out}") == 0
+    with np.load(out / "reconstructions.npz") as arrays:
+        np.testing.assert_allclose(arrays["image"][0], image, atol=1e-5)
+    assert (out / "grid.png").exists()
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["image_shape"] == [6, 6, 1]
+    text = capsys.readouterr().out
+    assert "attack: analytic" in text and str(out) in text
+    assert run(*flags, LOSS, *SIZES, f"--workdir={out}") == 2  # holds a run
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(*flags, LOSS, *SIZES, f"--workdir={out}", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (
+            ("--loss=support.toy:nothing",),
+            "--loss=support.toy:nothing: expected module",
+        ),
+        (("--image_shape=6,6",), "(B, H, W, C)"),
+        (("--image_shape=6;6",), "--image_shape=6;6: expected whole numbers"),
+        (("--attack=magic",), "--attack=magic is unknown"),
+        (("--local_lr=0.1",), "it needs --local_steps"),
+        (("--known_labels=1,2",), "labels"),
+        (("--update=nothing.npz",), "--update=nothing.npz"),
+        (("extra",), "Unexpected argument 'extra'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(change, says, saved, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(*saved[0], LOSS, *SIZES, f"--workdir={out}", *change) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not out.exists() or not list(out.glob("*"))
+
+
+def test_what_is_missing_is_asked_for(capsys):
+    assert run() == 2
+    assert capsys.readouterr().err.startswith("error: --update is missing. File of")
