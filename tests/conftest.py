@@ -8,6 +8,8 @@ import gc
 import mmap
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterable
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # before JAX reads it
@@ -43,7 +45,17 @@ def _known(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
+# Programs that several tests compile, in several processes, are compiled once.
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+
+
 def pytest_configure(config):
+    if PROGRAMS not in os.environ:
+        os.environ[PROGRAMS] = folder = tempfile.mkdtemp(prefix="invertjax-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if config.option.markexpr == "not slow":
         flags = [
             f"--{name}={QUICK_TO_COMPILE[name]}" for name in _known(QUICK_TO_COMPILE)
