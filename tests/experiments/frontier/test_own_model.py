@@ -42,6 +42,7 @@ def run(path, *args):
     return cli.run_script(frontier, *plan, *args)
 
 
+@pytest.mark.slow
 def test_no_data_set_of_tfds_is_needed(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     model = (f"--model={HERE}:Normed", "--norm_mode=eval")

@@ -14,7 +14,14 @@ from experiments.show import __main__ as show
 from experiments.show import contact_sheet, style, summaries
 from experiments.show import curves as figures
 
-DRAWN = {"table.csv", "curves.csv", "heatmap.png", "curves.png", "contact.png"}
+DRAWN = {
+    "table.csv",
+    "table.tex",
+    "curves.csv",
+    "heatmap.png",
+    "curves.png",
+    "contact.png",
+}
 NONE = summaries.Choice(None, None, "psnr", None, None)
 
 
@@ -308,7 +315,7 @@ def test_without_images_or_curves_it_says_so(tmp_path, capsys):
     assert "no contact sheet: no images were kept" in printed
     assert "no curves: no setting that is a number takes several values" in printed
     found = {path.name for path in (workdir / "_figures").iterdir()}
-    assert found == {"table.csv", "heatmap.png"}
+    assert found == {"table.csv", "table.tex", "heatmap.png"}
     for name in found:
         assert f"wrote {workdir / '_figures' / name}" in printed
 
@@ -319,7 +326,7 @@ def test_without_images_or_curves_it_says_so(tmp_path, capsys):
 )
 def test_wide_positive_axes_are_logarithmic(xs, scale):
     _, axes = figures.pyplot.subplots()
-    figures._scale(axes, np.array(xs, float))
+    figures.scale(axes, np.array(xs, float))
     assert axes.get_xscale() == scale
     figures.pyplot.close()
 
@@ -415,13 +422,13 @@ HOSTILE = "\x1b]0;owned\x07\x1b[31mred $\\frac{1$ \u202e $x_2$ \n"
 
 def test_text_of_others_stays_text(tmp_path, capsys, monkeypatch):
     """A terminal obeys none of it, and a figure reads no mathematics in it."""
-    drawn, draw = [], figures._save
+    drawn, draw = [], figures.save
 
     def save(figure, path):
         drawn.extend(text for text in figure.findobj(Text) if text.get_text())
         draw(figure, path)
 
-    monkeypatch.setattr(figures, "_save", save)
+    monkeypatch.setattr(figures, "save", save)
     for name in ("dataset", "model"):
         columns = [{name: name + HOSTILE}, {name: name + HOSTILE + "2"}]
         rows = [row(f"prune:{x}", 9 + x, **c) for c in columns for x in (0.1, 0.2)]
@@ -473,3 +480,59 @@ def test_only_pngs_of_some_size_are_opened(kind, tmp_path, capsys, monkeypatch):
         Image.new("RGB", (8, 8)).save(path, kind)
     said = refused(capsys, 2, f"--workdir={workdir}").err
     assert str(path) in said and "expected a PNG" in said
+
+
+def test_a_panel_a_defense_and_a_guess_in_each(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
+    rows = [one | {"guess": 12.0 + one["target"]} for one in defended()]
+    rows += [row("quantise:4", 25.0, guess=12.5), row("sign", 14.0, guess=12.5)]
+    assert run(f"--workdir={write(tmp_path / 'sweep', rows)}") == 0
+    figure = kept[1]  # after the heat map
+    seen = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    assert list(seen) == ["gaussian", "prune", "quantise", "sign"]
+    assert seen["prune"].get_xlabel() == "share zeroed"
+    assert seen["gaussian"].get_xscale() == "log"
+    for axes in seen.values():
+        levels = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
+        assert levels["a guess without the update"] == pytest.approx(12.5)
+        assert levels["no defense"] == pytest.approx(31.5)
+    assert any(line.get_ydata()[0] == 14.0 for line in seen["sign"].lines)
+    words = " ".join(text.get_text() for text in figure.legends[0].get_texts())
+    assert words == "no defense a guess without the update"
+
+
+def test_sweeps_from_before_have_no_guess(tmp_path):
+    assert summaries.guess(frame(defended(), tmp_path), "psnr") is None
+    rows = [
+        row(guess=11.0),
+        row(guess=13.0, seed=1),
+        row(psnr=None, guess=99.0, seed=2),
+    ]
+    found = frame(rows, tmp_path)
+    assert summaries.guess(found, "psnr") == 12.0
+    assert summaries.guess(found, "ssim") is None
+
+
+def test_what_float32_cannot_tell_from_the_truth_is_exact():
+    assert summaries.number(160.0, "psnr") == "exact"
+    assert summaries.number(159.9, "psnr") == "159.90"
+    assert summaries.number(160.0, "seconds") == "160"
+
+
+def test_the_table_for_a_paper(tmp_path):
+    rows = [row(psnr=160.0, model="a_b%"), row(psnr=31.0), row(psnr=33.0, seed=1)]
+    workdir = write(tmp_path / "sweep", rows)
+    assert run(f"--workdir={workdir}", "--rows=model") == 0
+    lines = (workdir / "_figures" / "table.tex").read_text("utf-8").splitlines()
+    assert lines[2] == r"\begin{tabular}{lr}" and lines[-1] == r"\end{tabular}"
+    assert r"a\_b\% & exact (1) \\" in lines
+    assert r"mlp & 32.00 $\pm$ 1.41 (2) \\" in lines
+
+
+def test_a_few_whole_numbers_have_no_ticks_between_them():
+    _, axes = figures.pyplot.subplots()
+    axes.plot([0, 1, 2], [0, 1, 2])
+    figures.scale(axes, np.array([0.0, 1.0, 2.0]))
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    figures.pyplot.close()

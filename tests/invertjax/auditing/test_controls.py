@@ -32,3 +32,14 @@ def test_without_public_images_a_grey_one_is_to_be_beaten():
     found = controls.guesses(truth, None, seed=0)
     assert found.keys() == {"grey_image"}
     assert found["grey_image"]["psnr_mean"] == pytest.approx(20.0, abs=1e-4)
+
+
+def test_the_blind_guess_is_the_mean_public_image():
+    rng = np.random.default_rng(0)
+    truth, public = rng.uniform(size=(2, 4, 4, 1)), rng.uniform(size=(9, 4, 4, 1))
+    errors = ((truth - public.mean(0)) ** 2).mean((1, 2, 3))
+    found = controls.blind_guess(truth, public)
+    assert found == pytest.approx(np.mean(-10 * np.log10(errors)))
+    grey = -10 * np.log10(((truth - 0.5) ** 2).mean((1, 2, 3)))
+    assert controls.blind_guess(truth, None) == pytest.approx(np.mean(grey))
+    assert controls.blind_guess(truth[:1], truth[:1]) == 160
