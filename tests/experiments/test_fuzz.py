@@ -99,7 +99,7 @@ def check(files: fuzzed.Files, name: str, how: list, seeds: range) -> None:
 
 @pytest.mark.parametrize("folder, name, how, count", KINDS, ids=NAMES)
 def test_what_is_damaged_is_read_or_refused_in_a_line(made, folder, name, how, count):
-    check(made(folder), name, how, range(count // 2))
+    check(made(folder), name, how, range(count))
 
 
 @pytest.mark.slow
