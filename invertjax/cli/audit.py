@@ -5,7 +5,8 @@
 
 Files are .npz or .safetensors, their keys are paths such as layers/0/kernel. The loss
 is `(params, batch) -> scalar` in JAX, in a module that can be imported from here; batch
-has "image" [B, H, W, C] in [0, 1] and "label" [B].
+has "image" [B, H, W, C] in [0, 1] and "label" [B]. In its place, --model names a model
+of any framework, adapted by `invertjax.adapters`.
 
 Writes config.json, metrics.jsonl, summary.json, reconstructions.npz and, with pillow,
 grid.png into --workdir. Exit codes: 0 done, 1 no finite result, 2 bad input,
@@ -21,6 +22,8 @@ import numpy as np
 from absl import flags
 
 import invertjax
+from invertjax import losses
+from invertjax.adapters import Adapted
 from invertjax.auditing import Local, Watch
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.auditing.report import Report
@@ -39,7 +42,8 @@ from invertjax.cli.setting import setting as line
 _jax: Any = jax  # its annotations leave out some of what it takes
 
 LABELS = ("inferred", "joint")
-_NEEDED = ("update", "params", "loss", "image_shape", "num_classes")
+NORM_MODES = ("train", "eval")
+_NEEDED = ("update", "params", "image_shape", "num_classes")
 
 
 def _whole(name: str) -> Callable[[str], tuple[int, ...]]:
@@ -62,7 +66,20 @@ class Audit:
         "File of the update: a gradient, or params before minus after training."
     )
     params: str | None = line("File of the params at which it was computed.")
-    loss: str | None = line("module:function, the client's (params, batch) -> scalar.")
+    loss: str | None = line(
+        "module:function, the client's (params, batch) -> scalar; beside --model its "
+        "(outputs, labels) -> scalar, cross-entropy where it is not given."
+    )
+    model: str | None = line(
+        "module:name of an invertjax.adapters.Adapted, or of a function without "
+        "arguments that returns one."
+    )
+    norm_mode: str | None = line(
+        f"Statistics of its batch norms when the client trained, one of "
+        f"{', '.join(NORM_MODES)}.",
+        one_of=NORM_MODES,
+        needs="model",
+    )
     image_shape: tuple[int, ...] = line(
         "H,W,C of its images.", read=_whole("image_shape"), listed=True
     )
@@ -120,13 +137,16 @@ def _run(values: flags.FlagValues) -> int:
         elif name in _NEEDED:
             raise ValueError(f"--{name} is missing. {rule.says}")
     _jax.config.update("jax_enable_x64", asked.x64)
-    loss_fn = own_code.imported("loss", str(asked.loss), "function")
+    if asked.loss is None and asked.model is None:
+        raise ValueError(f"--loss is missing. {setting.rules(Audit)['loss'].says}")
+    loss = asked.loss and own_code.imported("loss", asked.loss, "function")
+    adapted = None if asked.model is None else _adapted(asked.model, asked.norm_mode)
     saved = {name: _floats(asked, name) for name in ("params", "update")}
     settings = {name: setting.plain(rule, getattr(asked, name))
                 for name, rule in setting.rules(Audit).items()}  # fmt: skip
     opened = run_folder.open_(asked.workdir, overwrite=asked.overwrite, resume=False)
     with opened as folder:
-        report = _report(asked, loss_fn, saved)
+        report = _report(asked, loss, adapted, saved)
         config = {"settings": settings, "version": invertjax.__version__}
         folder.write_json("config.json", config)
         report.save(folder.path)
@@ -137,13 +157,45 @@ def _run(values: flags.FlagValues) -> int:
     return command.FAILED if report.summary.get("failed") else 0
 
 
-def _report(asked: Audit, loss_fn: Any, saved: dict[str, Any]) -> Report:
+def _adapted(text: str, norm_mode: str | None) -> Adapted:
+    """Returns the model that `--model` names."""
+    found = own_code.imported("model", text, "name")
+    if callable(found) and not isinstance(found, Adapted):
+        try:
+            found = found()
+        except Exception as error:  # the reader's own code may raise anything
+            said = (str(error).splitlines() or [""])[0]
+            raise ValueError(
+                f"--model={text} cannot be called without arguments "
+                f"({type(error).__name__}: {said})."
+            ) from None
+    if not isinstance(found, Adapted):
+        raise ValueError(
+            f"--model={text} is of type {type(found).__name__}: expected what "
+            "adapters.from_nnx and others return, or a function that returns it."
+        )
+    if found.batch_norm and norm_mode is None:
+        raise ValueError(
+            f"--model={text} has batch norms: expected --norm_mode=train, if the "
+            "client trained on the statistics of its batch, or eval, if on running "
+            "ones."
+        )
+    return found
+
+
+def _report(
+    asked: Audit, loss: Any, adapted: Adapted | None, saved: dict[str, Any]
+) -> Report:
     """Returns the report, of the structure of params that the loss takes."""
+    if adapted is not None:
+        train = None if asked.norm_mode is None else asked.norm_mode == "train"
+        loss, like = adapted.loss(loss or losses.cross_entropy, train=train)
+        params = arrays.as_tree(saved["params"], like, f"--params={asked.params}")
+        return _attacked(asked, loss, params, saved)
     first: ValueError | None = None
     for params in arrays.forms(saved["params"]):
         try:
-            update = arrays.as_tree(saved["update"], params, f"--update={asked.update}")
-            return _attacked(asked, loss_fn, params, update)
+            return _attacked(asked, loss, params, saved)
         except ValueError as error:  # before anything is compiled
             first = first or error
     assert first is not None
@@ -157,7 +209,8 @@ def _floats(asked: Audit, name: str) -> dict[str, np.ndarray]:
     return arrays.as_floats(arrays.load(path, named), dtype, named)
 
 
-def _attacked(asked: Audit, loss_fn: Any, params: Any, update: Any) -> Report:
+def _attacked(asked: Audit, loss_fn: Any, params: Any, saved: dict[str, Any]) -> Report:
+    update = arrays.as_tree(saved["update"], params, f"--update={asked.update}")
     local = None
     if asked.local_steps:
         size = asked.local_batch or asked.batch_size

@@ -1,12 +1,14 @@
 """`invertjax audit`: from files of an update to files of a report."""
 
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 from support import toy
 
+from invertjax.adapters import Adapted
 from invertjax.cli import __main__ as command
 
 LOSS = "--loss=support.toy:loss_fn"
@@ -28,6 +30,25 @@ def saved(tmp_path):
         np.savez(tmp_path / f"{name}.npz", allow_pickle=False, **flat)
         paths.append(f"--{name}={tmp_path / name}.npz")
     return paths, batch["image"]
+
+
+def adapted(batch_norm=False):
+    """The toy, as an adapter would give it."""
+
+    def call(params, buffers, inputs, mode):
+        return toy.apply(params, inputs[0]), buffers
+
+    params = toy.init(0)
+    made = Adapted("A", params, {}, call, lambda key: (params, {}))
+    return made._replace(batch_norm=batch_norm)
+
+
+def normalised():
+    return adapted(batch_norm=True)
+
+
+def of_a_size(size):
+    return adapted()
 
 
 def run(*args: str) -> int:
@@ -77,3 +98,40 @@ def test_what_cannot_be_is_refused_in_a_line(change, says, saved, tmp_path, caps
 def test_what_is_missing_is_asked_for(capsys):
     assert run() == 2
     assert capsys.readouterr().err.startswith("error: --update is missing. File of")
+
+
+HERE = "test_audit"
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    """This file, as a module of the reader's own."""
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
+
+
+def test_a_model_of_any_framework(importable, saved, tmp_path, capsys):
+    flags, image = saved
+    out = tmp_path / "out"
+    model = f"--model={HERE}:normalised"
+    assert run(*flags, model, *SIZES, f"--workdir={out}") == 2
+    err = capsys.readouterr().err
+    assert "--norm_mode=train" in err and err.count("\n") == 1
+    mode = "--norm_mode=eval"
+    assert run(*flags, model, mode, *SIZES, f"--workdir={out}") == 0
+    assert "batch_norm: eval" in capsys.readouterr().out
+    with np.load(out / "reconstructions.npz") as arrays:
+        np.testing.assert_allclose(arrays["image"][0], image, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("HERE", "is of type str: expected what adapters.from_nnx"),
+        ("run_without", "expected module:name that can be imported"),
+        ("of_a_size", "cannot be called without arguments"),
+    ],
+)
+def test_what_is_no_model_is_refused(name, says, importable, saved, capsys):
+    assert run(*saved[0], f"--model={HERE}:{name}", *SIZES) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
