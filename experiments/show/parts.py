@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
+from experiments.settings.settings import RULES
 from invertjax.auditing import scores
 from invertjax.cli import fields
 
@@ -19,6 +20,9 @@ NEEDED = (
 PICTURES = ("image", "original")  # columns of files' names
 _TEXTS = ("cell", "status", "reason", "defense", "defense_name", *PICTURES)
 _KINDS: dict[str, type] = {
+    # Of settings those that are numbers; the others may be of any type.
+    **{name: rule.kind for name, rule in RULES.items() if rule.kind in (int, float)},
+    "guess": float,
     **scores.COLUMNS,
     **dict.fromkeys(_TEXTS, str),
     "target": int,
