@@ -45,7 +45,7 @@ def _known(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
-# Programs that several tests compile, in several processes, are compiled once.
+# Tests neither read nor fill the programs that commands keep in the home.
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 

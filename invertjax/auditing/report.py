@@ -100,26 +100,27 @@ class Report(NamedTuple):
         """
         return pictures.png(pictures.grid(strips(self.rows, self.arrays)))
 
-    def files(self) -> dict[str, bytes]:
-        """Returns the report as files, by name; needs Pillow."""
+    def files(self, picture: bool = True) -> dict[str, bytes]:
+        """Returns the report as files, by name; with the picture it needs Pillow."""
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.rows]
         summary = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
         arrays = io.BytesIO()
         if self.arrays:
             everything: dict[str, Any] = stacked(self.arrays)
             np.savez(arrays, **everything)
+        drawn = {"grid.png": self.picture()} if picture else {}
         return {
             "metrics.jsonl": "".join(lines).encode(),
             "summary.json": summary.encode(),
             "reconstructions.npz": arrays.getvalue(),
-            "grid.png": self.picture(),
+            **drawn,
         }
 
-    def save(self, folder: Any) -> None:
-        """Writes `files()` into a folder, each of them whole or not at all."""
+    def save(self, folder: Any, picture: bool = True) -> None:
+        """Writes `files(picture)` into a folder, each of them whole or not at all."""
         from invertjax.cli import run_folder
 
-        run_folder.write_all(folder, self.files())
+        run_folder.write_all(folder, self.files(picture))
 
 
 _OF_RESULTS = ("psnr", "ssim", "label_recall", "fit")

@@ -32,13 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(invertjax.__version__)
         return 0
-    if first.startswith("--completion="):
-        return _completion(first.partition("=")[2])
-    if first not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        return _refused(f"{first}: no such command, expected {known} or --help.")
     try:
-        command = importlib.import_module(f"invertjax.cli.{first}")
+        if first.startswith("--completion="):
+            return _completion(first.partition("=")[2])
+        if first in COMMANDS:
+            command = importlib.import_module(f"invertjax.cli.{first}")
+            return command.main([f"invertjax {first}", *rest])
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package == "invertjax":
@@ -47,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"there is no module {package!r}, which the commands need: pip install "
             '"invertjax[cli,report]".'
         )
-    return command.main([f"invertjax {first}", *rest])
+    known = ", ".join(COMMANDS)
+    return _refused(f"{first}: no such command, expected {known} or --help.")
 
 
 def _refused(line: str) -> int:

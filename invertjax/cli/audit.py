@@ -14,6 +14,7 @@ grid.png into --workdir. Exit codes: 0 done, 1 no finite result, 2 bad input,
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -142,15 +143,22 @@ def _run(values: flags.FlagValues) -> int:
     loss = asked.loss and own_code.imported("loss", asked.loss, "function")
     adapted = None if asked.model is None else _adapted(asked.model, asked.norm_mode)
     saved = {name: _floats(asked, name) for name in ("params", "update")}
-    settings = {name: setting.plain(rule, getattr(asked, name))
-                for name, rule in setting.rules(Audit).items()}  # fmt: skip
-    opened = run_folder.open_(asked.workdir, overwrite=asked.overwrite, resume=False)
+    settings = {
+        name: setting.plain(rule, getattr(asked, name))
+        for name, rule in setting.rules(Audit).items()
+    }
+    run_folder.check(asked.workdir, settings, overwrite=asked.overwrite, resume=None)
+    report = _report(asked, loss, adapted, saved)
+    draws = importlib.util.find_spec("PIL") is not None
+    # Only now: what an earlier run left stays where this one is refused.
+    opened = run_folder.open_(asked.workdir, overwrite=asked.overwrite, resume=None)
     with opened as folder:
-        report = _report(asked, loss, adapted, saved)
         config = {"settings": settings, "version": invertjax.__version__}
         folder.write_json("config.json", config)
-        report.save(folder.path)
+        report.save(folder.path, picture=draws)
     print(report)
+    if not draws:
+        print('No grid.png: pip install "invertjax[report]" brings what draws it.')
     print(f"Files: {asked.workdir}")
     if report.summary.get("interrupted"):
         return command.INTERRUPTED

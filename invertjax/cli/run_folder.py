@@ -188,7 +188,7 @@ def check(
     settings: dict[str, Any],
     *,
     overwrite: bool,
-    resume: bool,
+    resume: bool | None,
     files: Sequence[str] = FILES,
 ) -> None:
     """Refuses a folder that cannot take this run; changes nothing.
@@ -209,7 +209,7 @@ def check(
         with alone(path):  # now, and not after an hour of preparing; see `open_`
             pass
     if not overwrite and not resume:
-        _refuse_run(folder, files)
+        _refuse_run(folder, files, resume)
     elif resume and any(_there(folder, files)):
         earlier.check_same(path, folder / "config.json", settings)
 
@@ -232,14 +232,14 @@ def check_writable(folder: pathlib.Path, named: str) -> None:
 
 @contextlib.contextmanager
 def open_(
-    path: str, *, overwrite: bool, resume: bool, files: Sequence[str] = FILES
+    path: str, *, overwrite: bool, resume: bool | None, files: Sequence[str] = FILES
 ) -> Generator[RunDir, None, None]:
     """Makes the folder, or empties it of a former run's files, or keeps them; until the
     end of the `with` no other process may open it.
 
     Args:
       path: of the folder.
-      overwrite, resume: whether a run in it is removed, or gone on with.
+      overwrite, resume: whether a run in it is removed, or gone on with (None: never).
       files: what runs write, as patterns of names.
 
     Raises:
@@ -248,7 +248,7 @@ def open_(
     """
     with alone(path) as folder:
         if not overwrite and not resume:
-            _refuse_run(folder, files)
+            _refuse_run(folder, files, resume)
         with _written(path):
             remove_partial(folder)
             if not resume:
@@ -288,12 +288,11 @@ def _written(path: str) -> Generator[None, None, None]:
         raise ValueError(f"--workdir={path} cannot be written: {reason}.") from None
 
 
-def _refuse_run(folder: pathlib.Path, files: Sequence[str]) -> None:
+def _refuse_run(folder: pathlib.Path, files: Sequence[str], on: bool | None) -> None:
     if any(_there(folder, files)):
-        raise ValueError(
-            f"--workdir={folder} already holds a run: give --resume, --overwrite or "
-            "another folder."
-        )
+        words = "--overwrite" if on is None else "--resume, --overwrite"
+        held = f"--workdir={folder} already holds a run"
+        raise ValueError(f"{held}: give {words} or another folder.")
 
 
 def _there(folder: pathlib.Path, files: Sequence[str]) -> list[pathlib.Path]:

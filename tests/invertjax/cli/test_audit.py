@@ -10,6 +10,7 @@ from support import toy
 
 from invertjax.adapters import Adapted
 from invertjax.cli import __main__ as command
+from invertjax.cli import audit
 
 LOSS = "--loss=support.toy:loss_fn"
 SIZES = ("--image_shape=6,6,1", "--num_classes=3")
@@ -67,8 +68,13 @@ def test_a_gradient_is_read_and_reported(saved, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "attack: analytic" in text and str(out) in text
     assert run(*flags, LOSS, *SIZES, f"--workdir={out}") == 2  # holds a run
-    assert "--overwrite" in capsys.readouterr().err
-    assert run(*flags, LOSS, *SIZES, f"--workdir={out}", "--overwrite") == 0
+    line = capsys.readouterr().err
+    assert "--overwrite" in line and "--resume" not in line
+    again = (*flags, LOSS, *SIZES, f"--workdir={out}", "--overwrite")
+    kept = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert run(*again, "--num_classes=4") == 2  # and bad input loses nothing
+    assert kept == {file.name: file.read_bytes() for file in out.iterdir()}
+    assert run(*again) == 0
 
 
 @pytest.mark.parametrize(
@@ -135,3 +141,14 @@ def test_what_is_no_model_is_refused(name, says, importable, saved, capsys):
     assert run(*saved[0], f"--model={HERE}:{name}", *SIZES) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
+
+
+def test_without_pillow_all_but_the_picture_is_there(
+    saved, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    assert run(*saved[0], LOSS, *SIZES, f"--workdir={out}") == 0
+    found = {file.name for file in out.iterdir()}
+    assert {"summary.json", "reconstructions.npz"} <= found and "grid.png" not in found
+    assert "invertjax[report]" in capsys.readouterr().out

@@ -37,12 +37,13 @@ def test_what_is_no_command_is_refused_in_a_line(first, capsys):
     assert err.startswith(f"error: {first}: no such") and err.count("\n") == 1
 
 
-def test_a_missing_extra_is_named(monkeypatch, capsys):
+@pytest.mark.parametrize("first", ["audit", "--completion=bash"])
+def test_a_missing_extra_is_named(first, monkeypatch, capsys):
     def missing(name):
         raise ModuleNotFoundError("No module named 'absl'", name="absl.flags")
 
     monkeypatch.setattr(command.importlib, "import_module", missing)
-    assert run("audit") == 2
+    assert run(first) == 2
     err = capsys.readouterr().err
     assert "'absl'" in err and "invertjax[cli,report]" in err and err.count("\n") == 1
 
