@@ -45,6 +45,12 @@ def check(clients: Clients, partition: Sequence[np.ndarray]) -> None:
             f"--local_shuffle does not go with {named}: shuffled batches may hold a "
             "row twice, which the account does not cover; expected --nolocal_shuffle."
         )
+    if clients.local_epochs:
+        raise ValueError(
+            f"--local_epochs={clients.local_epochs} does not go with {named}: epochs "
+            "take the same images again, and the account is of batches that are drawn "
+            "anew; expected --local_steps."
+        )
     least, size = _least(partition), _local_batch(clients)
     if least < size:
         raise ValueError(

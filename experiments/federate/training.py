@@ -60,8 +60,9 @@ class Training(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Batches that a client draws in a round."""
-        return max(self.clients.local_steps, 1)
+        """Batches that a client draws in a round: one a local step, or one for all its
+        epochs."""
+        return 1 if self.clients.local_epochs else max(self.clients.local_steps, 1)
 
     def plan(self, rounds: range) -> federated.Plan:
         """Who takes part in these rounds, with what."""

@@ -26,6 +26,14 @@ class Clients:
         at_most=10**6,
         because=amounts.seconds(1e-2),
     )
+    local_epochs: int | None = setting(
+        "FedAvg by epochs, in place of --local_steps: passes over the B images, of "
+        "ceil(B / --local_batch) local steps each.",
+        later=True,
+        at_least=1,
+        at_most=10**6,
+        because=amounts.seconds(1e-2),
+    )
     local_batch: int = setting(
         "Images in a mini-batch. Default: B.", at_least=1, needs="local_steps"
     )

@@ -214,6 +214,9 @@ def of_clients(given: Mapping[str, Any], federation: Federation) -> Settings:
 
 def _batch(given: Mapping[str, Any]) -> dict[str, int]:
     """Returns what one client takes in a round, and in a step of it."""
+    if given.get("local_epochs"):  # passes over the batch, whose size is free
+        size = given.get("batch_size", given.get("local_batch", 2))
+        return {"batch_size": size, "local_batch": given.get("local_batch", size)}
     steps = given.get("local_steps", 0)
     local = given.get("local_batch", given.get("batch_size", 2))
     size = local * max(steps, 1)
@@ -283,7 +286,10 @@ def _check_mean(found: Settings, federation: Federation) -> None:
     """Refuses attacks that cannot take a batch as large as that of the mean."""
     size = federation.participants * found.clients.batch_size
     try:
-        settings.resolve({**settings.values(found), "batch_size": size})
+        values = {**settings.values(found), "batch_size": size}
+        if found.clients.local_epochs:  # which are more steps of a larger batch
+            values["local_steps"] = None
+        settings.resolve(values)
     except ValueError as error:
         raise ValueError(f"--sees=mean: {error}") from None
 

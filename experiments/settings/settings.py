@@ -22,7 +22,7 @@ from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim, has_batch_norm, is_own
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.attackers import ATTACKERS
-from invertjax.cli import setting
+from invertjax.cli import local_epochs, setting
 
 
 class Settings(NamedTuple):
@@ -52,6 +52,7 @@ RULES = {
 COLUMNS = {name: rule.column or name for name, rule in RULES.items()}
 # Settings that no sweep has, and why.
 FIXED = {name: rule.fixed for name, rule in RULES.items() if rule.fixed}
+_LATER = {name for name, rule in RULES.items() if rule.later}
 RECORDS = tuple(TOPICS.values())
 TOPIC_OF = {
     name: topic for topic, record in TOPICS.items() for name in setting.rules(record)
@@ -82,6 +83,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         setting.check(name, RULES[name], value)
+    given = local_epochs.with_local_steps(given)
     row = ATTACKERS[given.get("attack", "auto")]
     between.check(given, row)
     own = _own_defaults(given, row)
@@ -133,7 +135,8 @@ def digest(kept: Mapping[str, Any], length: int = 8) -> str:
       kept: by name, as `flat` returns them.
       length: how many characters.
     """
-    text = json.dumps(kept, sort_keys=True)
+    told = {k: v for k, v in kept.items() if v is not None or k not in _LATER}
+    text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 

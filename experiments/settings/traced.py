@@ -33,7 +33,9 @@ def clients_without_numbers(clients: Clients) -> Clients:
     share their programs."""
     defense = tuple(map(_without_number, clients.defense))
     local_lr = None if clients.local_lr is None else 0
-    return dataclasses.replace(clients, defense=defense, local_lr=local_lr)
+    return dataclasses.replace(
+        clients, defense=defense, local_lr=local_lr, local_epochs=None
+    )
 
 
 def as_attacked(settings: Settings) -> Settings:
@@ -47,7 +49,13 @@ def as_attacked(settings: Settings) -> Settings:
         same |= {"defense": protection.of_network(clients.defense)}
         same |= {"defense_known": None}
     if clients.local_steps and not attack.local_known:
-        local = ("local_batch", "local_lr", "local_shuffle", "local_known")
+        local = (
+            "local_epochs",
+            "local_batch",
+            "local_lr",
+            "local_shuffle",
+            "local_known",
+        )
         same |= {"local_steps": 0, **dict.fromkeys(local)}
     return replaced(settings, **same)
 

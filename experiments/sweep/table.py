@@ -26,7 +26,8 @@ _ORDER = (
     *("train_steps", "train_split", "train_lr", "checkpoint"),
     *("attack", "batch_size", "targets", "restarts", "steps", "warm_start", "stop"),
     *("labels", "attack_lr", "total_variation"),
-    *("local_steps", "local_batch", "local_lr", "local_shuffle", "local_known"),
+    *("local_steps", "local_epochs", "local_batch", "local_lr", "local_shuffle"),
+    "local_known",
     *("defense", "defense_known", "x64", "seed"),
 )
 _VARIED = tuple(name for name, rule in RULES.items() if not rule.fixed)

@@ -32,6 +32,7 @@ from invertjax.cli import (
     arrays,
     command,
     interrupts,
+    local_epochs,
     own_code,
     progress,
     run_folder,
@@ -104,6 +105,9 @@ class Audit:
         default=0,
         at_least=0,
     )
+    local_epochs: int | None = line(
+        "Local epochs behind it, in place of --local_steps.", at_least=1
+    )
     local_batch: int | None = line(
         "Images of a local step. Default: all.", at_least=1, needs="local_steps"
     )
@@ -130,8 +134,11 @@ def flag_names() -> list[str]:
 
 
 def _run(values: flags.FlagValues) -> int:
-    asked: Audit = setting.from_flags(Audit, values)
     given = setting.given(Audit, values)
+    for name, value in given.items():
+        setting.check(name, setting.rules(Audit)[name], value)
+    given = local_epochs.with_local_steps(given)
+    asked: Audit = setting.complete(Audit, given, {})
     for name, rule in setting.rules(Audit).items():
         if name in given:
             setting.check_applies(name, rule, given)

@@ -43,7 +43,8 @@ class Rule(NamedTuple):
     needs: a setting without which this one does nothing. without: a setting that takes
       this one's place, and what is said then. number: whether it is an array in a
       compiled program. fixed: why a sweep cannot vary it. column: of a table, where
-    it is not the setting's name, which a result has.
+    it is not the setting's name, which a result has. later: whether there are results
+    from before it was a setting; where it is None, they are of the same run.
     """
 
     says: str
@@ -64,6 +65,7 @@ class Rule(NamedTuple):
     number: bool = False
     fixed: str | None = None
     column: str | None = None
+    later: bool = False
 
 
 def setting(says: str, *, default: Any = None, **facts: Any) -> Any:

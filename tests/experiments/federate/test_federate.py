@@ -172,6 +172,7 @@ def test_a_damaged_state_is_refused(damage, says, monkeypatch, tmp_path, capsys)
 
 
 LOCAL = ("--local_steps=2", "--local_batch=2", "--local_lr=0.3")
+EPOCHS = ("--local_epochs=2", "--local_batch=2", "--batch_size=3", "--local_lr=0.3")
 SKEWED = ("--partition=dirichlet:0.5", "--sees=mean", "--targets=1")
 NOISE = ("--defense=gaussian:0.1",)
 
@@ -212,6 +213,7 @@ def _misses(situation, rule):
     [
         ((), True),
         (LOCAL, True),
+        (EPOCHS, True),
         ((*LOCAL, "--nolocal_known"), False),
         ((*SKEWED, *LOCAL), True),
         (NOISE, False),
@@ -222,6 +224,15 @@ def test_the_attacker_simulates_what_the_server_saw(args, exact):
     """1e-5: both are float32. The mean: 2^-24 a coordinate, of updates of about 0.1."""
     miss = _distance_at_the_truth(*args)
     assert miss < 1e-5 if exact else miss > 1e-2
+
+
+def test_epochs_pass_over_the_same_images():
+    """Two epochs over three images, two at a time, are four steps."""
+    made = trained(*SMALL, *ATTACK, *ROUNDS, *EPOCHS)
+    drawn = made.plan(range(1)).rows[0]
+    assert drawn.shape[1] == made.target.shape[0] == 3
+    assert all(len({*rows.tolist()}) == 3 for rows in drawn)
+    assert (made.target.local.steps, made.target.local.batch_size) == (4, 2)
 
 
 def test_equal_weights_would_not_do_where_clients_differ(monkeypatch):

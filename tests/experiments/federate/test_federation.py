@@ -87,6 +87,10 @@ cheap_compilation = cli.cheap_compilation  # a fixture
             ["--defense=dp_sgd", "--defense=mixup", "no account of both"],
         ),
         (
+            ["--defense=dp_sgd:1", "--local_epochs=2"],
+            ["--local_epochs=2", "--defense=dp_sgd:1", "--local_steps"],
+        ),
+        (
             ["--defense=dp_sgd:1", "--local_steps=2", "--local_shuffle"],
             ["--local_shuffle", "--defense=dp_sgd:1", "--nolocal_shuffle"],
         ),

@@ -26,6 +26,9 @@ def refused(say, *args) -> str:
         (LOCAL, (6, 3)),
         ({"local_steps": 2}, (4, 2)),
         ({"local_steps": 1, "batch_size": 5}, (5, 5)),
+        ({"local_epochs": 2, "batch_size": 5, "local_batch": 2}, (5, 2)),
+        ({"local_epochs": 2, "local_batch": 3}, (3, 3)),
+        ({"local_epochs": 2}, (2, 2)),
     ],
 )
 def test_a_client_uses_as_many_images_as_its_steps_take(given, sizes):

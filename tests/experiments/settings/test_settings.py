@@ -98,6 +98,11 @@ REFUSED = [
         ["--total_variation=0.0", "inverting_gradients"],
     ),
     (["--local_batch=1"], ["--local_batch=1", "--local_steps"]),
+    (["--local_epochs=0"], ["--local_epochs=0", "1 or more"]),
+    (
+        ["--local_epochs=2", "--batch_size=5", "--local_batch=2", "--local_steps=4"],
+        ["--local_steps=4", "--local_epochs=2", "6 steps of 2 of the 5 images"],
+    ),
     (["--local_steps=0", "--local_lr=0.1"], ["--local_lr=0.1", "--local_steps"]),
     (["--local_shuffle"], ["--local_shuffle=True", "--local_steps"]),
     (["--nolocal_shuffle"], ["--local_shuffle=False", "--local_steps"]),
@@ -203,7 +208,7 @@ ABSENT = {
     "image_shape",
     "num_classes",
 }
-LOCALS = {"local_batch", "local_lr", "local_shuffle", "local_known"}
+LOCALS = {"local_epochs", "local_batch", "local_lr", "local_shuffle", "local_known"}
 FIRST_ORDER = {"attack_lr", "total_variation"}
 UNUSED = {"norm_mode", "train_lr", "defense_known"}
 
@@ -234,6 +239,7 @@ def test_every_attack_has_defaults_for_everything(attack, unused):
         dict(),
         dict(attack="analytic"),
         dict(train_steps=5, local_steps=2, defense=("sign",), model="resnet20"),
+        dict(local_epochs=3, batch_size=5, local_batch=2),
         dict(update="u", params="p", model="mlp", batch_size=1, image_shape=(8, 8, 3)),
     ],
 )
@@ -272,6 +278,7 @@ def test_what_is_given_is_kept():
         (dict(attack="idlg"), dict(model="lenet", labels="inferred")),
         (dict(attack="analytic"), dict(model="mlp", labels="known")),
         (dict(batch_size=4, local_steps=2), dict(local_batch=4, local_known=True)),
+        (dict(local_epochs=3, batch_size=5, local_batch=2), dict(local_steps=9)),
         (dict(norm="batch"), dict(norm_mode="train")),
         (dict(model="resnet20"), dict(norm_mode="train")),
         (dict(model="resnet20", norm="none"), dict(norm_mode=None)),

@@ -88,6 +88,7 @@ def test_a_gradient_is_read_and_reported(saved, tmp_path, capsys):
         (("--image_shape=6;6",), "--image_shape=6;6: expected whole numbers"),
         (("--attack=magic",), "--attack=magic is unknown"),
         (("--local_lr=0.1",), "it needs --local_steps"),
+        (("--local_epochs=2", "--local_steps=3"), "2 steps of 1 of the 1 images"),
         (("--known_labels=1,2",), "labels"),
         (("--update=nothing.npz",), "--update=nothing.npz"),
         (("extra",), "Unexpected argument 'extra'"),
