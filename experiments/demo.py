@@ -33,6 +33,7 @@ from invertjax.base import Loss, Params
 from invertjax.cli import (
     amounts,
     command,
+    cost,
     defense_text,
     interrupts,
     run_folder,
@@ -104,24 +105,25 @@ class Victim(NamedTuple):
 
 
 def run(
+    victim: Victim,
     steps: int,
     seed: int,
-    on_steps: Callable[[driver.Progress], None],
+    watch: Watch,
     on_result: Callable[[Setting, Result], None],
 ) -> None:
     """Audits every setting.
 
     Args:
+      victim: of all of them.
       steps: iterations of the attack.
       seed: of network, noise and attack.
-      on_steps: told a `driver.Progress`, once in a while.
+      watch: who follows.
       on_result: told a setting and what came of it, as it is there.
 
     Raises:
       KeyboardInterrupt: where a signal came; the settings before have been told.
     """
-    key = jax.random.key(seed)
-    victim, cache = _victim(key), driver.Cache()
+    key, cache = jax.random.key(seed), driver.Cache()
     for known in (False, True):
         some = [setting for setting in SETTINGS if setting.known == known]
         for i, one in enumerate(some):
@@ -139,7 +141,7 @@ def run(
                 steps=steps,
                 numbers=NUMBERS,
                 control=False,
-                watch=Watch(on_steps, interrupts.check),
+                watch=watch,
                 cache=cache,
             )
             interrupts.check()  # figures that were cut short are none
@@ -163,6 +165,14 @@ def _victim(key: jax.Array) -> Victim:
     batches = {"image": held.images[None], "label": held.labels[None]}
     known = {"image": public.images, "label": public.labels}
     return Victim(loss_fn, params, batches, known, held.num_classes)
+
+
+def _estimate(victim: Victim, steps: int) -> str:
+    """Returns a line on what all settings cost; there are two programs."""
+    shape = victim.batches["image"].shape[1:]
+    found = cost.of_update(victim.loss_fn, victim.params, shape, len(SETTINGS) * steps)
+    assert found is not None
+    return f"Estimate: {found._replace(compiling=2 * found.compiling)}."
 
 
 def _photographs() -> tuple[data.Dataset, data.Dataset]:
@@ -216,9 +226,8 @@ class _Record:
 
     def add(self, one: Setting, result: Result) -> None:
         self.results[one] = result
-        rows: list[Any] = [
-            ("original", self.held.images, list(self.held.class_names[:4]))
-        ]
+        names = list(self.held.class_names[:4])
+        rows: list[Any] = [("original", self.held.images, names)]
         content: dict[str, Any] = {}
         for done in filter(self.results.get, SETTINGS):
             found = self.results[done].report
@@ -240,8 +249,7 @@ class _Record:
             score = _scores(self.results[one])
             psnr = score["psnr"]
             verdict = verdicts.verdict(float(np.mean(psnr)), self.null, "known")
-            numbers = [np.mean(psnr), min(psnr), max(psnr)]
-            cells = [f"{value:.1f}" for value in numbers]
+            cells = [f"{x:.1f}" for x in (np.mean(psnr), min(psnr), max(psnr))]
             cells += [f"{np.mean(score['ssim']):.2f}", f"{score['labels']:.0%}"]
             cells += [f"{score['seconds']:.0f}", verdict.split(":")[0]]
             lines.append((one.title, *cells))
@@ -250,8 +258,7 @@ class _Record:
 
 
 def _scores(result: Result) -> dict[str, Any]:
-    row = result.report.rows[0]
-    kept = {name: row[name] for name in ("mse", "psnr", "ssim")}
+    kept = {name: result.report.rows[0][name] for name in ("mse", "psnr", "ssim")}
     seconds = result.report.facts["seconds_run"]
     return {**kept, "labels": result.labels, "seconds": seconds}
 
@@ -274,12 +281,15 @@ def _run(values: flags.FlagValues) -> int:
     held, public = _photographs()
     guesses = controls.guesses({"image": held.images[None]}, public.images, asked.seed)
     record = _Record(out, held, guesses["mean_image"]["psnr_mean"])
+    victim = _victim(jax.random.key(asked.seed))
+    print(_estimate(victim, asked.steps), flush=True)
     with Bar("inverting", total=len(SETTINGS) * asked.steps) as bar:
 
-        def on_steps(progress: driver.Progress) -> None:
-            bar.reach(len(record.results) * asked.steps + progress.done)
+        def on_chunk(now: driver.Progress) -> None:
+            bar.reach(len(record.results) * asked.steps + now.done)
 
-        run(asked.steps, asked.seed, on_steps, record.add)
+        watch = Watch(on_chunk, interrupts.check, doing=bar.doing)
+        run(victim, asked.steps, asked.seed, watch, record.add)
     print(record.text())
     print(GIVEN)
     print(f"Picture: {out / 'demo.png'}")

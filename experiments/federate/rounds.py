@@ -8,6 +8,7 @@ what those r rounds have cost, and `epsilon_seen` counts the round's own update,
 import functools
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -109,7 +110,8 @@ def train(
         row = _tested(trained, number, test, state)
         one = jax.tree.map(lambda leaf, i=i: leaf[i], plan)
         if number < rounds or _is_audited(trained, number):
-            after, seen, log = step(found, state, dataset, one)
+            with nullcontext() if i else watch.doing("compiling a round"):
+                after, seen, log = step(found, state, dataset, one)
             if number < rounds:
                 row |= _dropped(seen, log, one.ids)
                 _check_finite(trained, row)

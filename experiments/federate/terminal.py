@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from experiments.audit import digests
+from experiments.audit import cost, digests
 from experiments.audit.versions import versions
 from experiments.federate import auditing, rounds, training
 from experiments.federate import picture as federation_picture
@@ -19,7 +19,7 @@ from experiments.settings.settings import Settings
 from invertjax import driver
 from invertjax.auditing import Watch
 from invertjax.auditing.attackers import ATTACKERS
-from invertjax.cli import command, earlier, interrupts, run_folder
+from invertjax.cli import command, earlier, interrupts, progress, run_folder
 from invertjax.cli.progress import Bar
 from invertjax.cli.recorder import Recorder
 from invertjax.driver import Cache
@@ -51,8 +51,13 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
         resume=output.resume,
         files=rounds.FILES,
     )
+    make = cost.whole if output.dry_run else cost.before
+    cost.say(make(chosen, plan), chosen.attack)
+    if output.dry_run:
+        return 0
     cache = Cache()
-    trained = _prepared(chosen, plan, cache)
+    with progress.stage("reading"):
+        trained = _prepared(chosen, plan, cache)
     auditing.check_labels(trained, chosen.attack)
     inputs = _inputs(trained, chosen)
     if output.resume:
@@ -167,7 +172,7 @@ def _watch(bar: Bar, check: Callable[[], None]) -> Watch:
     def on_chunk(progress: driver.Progress) -> None:
         bar.say(f"attacking {progress.done / progress.total:.0%}")
 
-    return Watch(on_chunk, check)
+    return Watch(on_chunk, check, doing=bar.doing)
 
 
 def _text(rows: list[dict], summary: dict[str, Any]) -> str:

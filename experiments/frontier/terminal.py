@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from experiments.audit import digests
+from experiments.audit import cost, digests
 from experiments.frontier import accuracy, attackers, picture, run
 from experiments.frontier import table as table_
 from experiments.settings import federation
@@ -18,6 +18,7 @@ from experiments.settings.settings import Settings
 from experiments.sweep import folder as sweeps
 from experiments.sweep import grid, own_code, programs
 from invertjax.cli import command, interrupts, run_folder
+from invertjax.cli.cost import Estimate, speed
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
 from invertjax.reports import text
@@ -57,6 +58,9 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     own_code.check(cells)
     jax.config.update("jax_enable_x64", cells[0].run.x64)
     own_code.check_models(cells)
+    if output.dry_run:
+        cost.say(_estimate(cells, plan))
+        return 0
     workdir = output.workdir or f"runs/frontier-{pathlib.Path(file).stem}"
     every = found._replace(cells=cells)
     topics = ((cell.data, cell.clients, cell.victim) for cell in cells)
@@ -64,6 +68,7 @@ def frontier(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     with run.open_(
         workdir, every, plan, inputs=read, overwrite=output.overwrite
     ) as folder:
+        cost.say(_estimate(cells, plan))
         code = _run(folder, cells, plan)
         return _report(folder, cells, plan, asked.threshold) if code is None else code
 
@@ -86,6 +91,17 @@ def _run(folder: pathlib.Path, cells: list[Settings], plan: Federation) -> int |
             line = f"interrupted: the same command goes on; results are in {folder}."
             return command.said(line, command.INTERRUPTED)
     return None
+
+
+def _estimate(cells: list[Settings], plan: Federation) -> Estimate:
+    """Returns what a frontier will cost; a training for each kind of clients."""
+    rate = speed()
+    found = cost.of(group.cells for group in programs.group(cells))
+    for kind in accuracy.plan(cells):
+        data, victim, clients, _ = kind[0]
+        each = cost.of_training(data, victim, clients, plan, rate)
+        found = found.plus(each._replace(running=len(kind) * each.running))
+    return found
 
 
 def _report(

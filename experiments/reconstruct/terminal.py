@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.audit import cost
 from experiments.audit.prepare import Ready
 from experiments.audit.run import ready
 from experiments.audit.versions import versions
@@ -19,6 +20,7 @@ from invertjax import Report
 from invertjax.auditing import Watch, run
 from invertjax.cli import earlier, interrupts, processes, progress, run_folder
 from invertjax.cli.command import FAILED, INTERRUPTED
+from invertjax.cli.cost import iterations, of_update
 from invertjax.cli.recorder import Elsewhere, Recorder
 from invertjax.driver import Cache, stopping
 
@@ -64,7 +66,11 @@ def reconstruct(
         return found
 
     processes.together(checked)
-    prepared = processes.together(lambda: ready(chosen, progress=_bar, cache=cache))
+    if _ends_here(chosen, output):
+        return processes.parting(0)
+    with progress.stage("reading, and computing updates", shown=processes.is_first()):
+        prepared = processes.together(lambda: ready(chosen, progress=_bar, cache=cache))
+    _say_of_update(prepared, chosen)
     with contextlib.ExitStack() as held:  # the folder, until the run has ended
         recorder = processes.together(opened)
         processes.ENDING.where = (
@@ -82,6 +88,24 @@ def reconstruct(
         if report is None or not processes.is_first():
             return processes.parting(0)
         return processes.parting(_finish(report, recorder))
+
+
+def _ends_here(chosen: Settings, output: Resumable) -> bool:
+    """Says what the run will cost; returns whether that is all that is asked for."""
+    make = cost.whole if output.dry_run else cost.before
+    if processes.is_first() and (output.dry_run or chosen.saved.update is None):
+        cost.say(make(chosen), chosen.attack)
+    return output.dry_run
+
+
+def _say_of_update(prepared: Ready, chosen: Settings) -> None:
+    """Says what an attack on a given update will cost."""
+    if chosen.saved.update is None or not processes.is_first():
+        return
+    situation, plan = prepared.prepared.situation, prepared.prepared.plan
+    steps = iterations(plan.row, plan.steps, chosen.attack.restarts, plan.warm)
+    target, params = situation.target, situation.shared["params"]
+    cost.say(of_update(target.loss_fn, params, target.shape, steps, target.local))
 
 
 def _default_workdir(chosen: Settings, digest: str) -> str:
@@ -110,7 +134,7 @@ def _attack(
             bar.reach(now.done, now.total, note)
             recorder.flush_in_time()
 
-        watch = Watch(on_chunk, check, recorder.add)
+        watch = Watch(on_chunk, check, recorder.add, bar.doing)
         todo = _missing(recorder, prepared.prepared.situation.updates)
         earlier = _earlier(recorder)
         recorder.start(config)

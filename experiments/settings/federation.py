@@ -24,7 +24,7 @@ SERVERS = ("fedavg", "fedavgm", "fedadam")
 SEES = ("client", "mean")
 ON_NAN = ("drop", "stop")
 STEPS = 400  # of an iterative attack, at every audit
-MOST_TARGETS = 4  # that are attacked where nobody says how many
+MOST_TARGETS = 4  # that are attacked by default
 # Settings of a run that no federation has, and why.
 WITHOUT = {
     **dict.fromkeys(("train_steps", "train_lr", "checkpoint"), "the federation trains"),
@@ -111,7 +111,7 @@ def resolve(given: Mapping[str, Any]) -> Federation:
       given: names of settings and their values; one that is None was not given.
 
     Raises:
-      ValueError: naming the first setting that is wrong, its value and what is right.
+      ValueError: naming the first setting that is wrong, and what is right.
     """
     given = _present(given)
     for name, value in given.items():
@@ -214,7 +214,7 @@ def of_clients(given: Mapping[str, Any], federation: Federation) -> Settings:
 
 def _batch(given: Mapping[str, Any]) -> dict[str, int]:
     """Returns what one client takes in a round, and in a step of it."""
-    if given.get("local_epochs"):  # passes over the batch, whose size is free
+    if given.get("local_epochs"):  # over a batch of any size
         size = given.get("batch_size", given.get("local_batch", 2))
         return {"batch_size": size, "local_batch": given.get("local_batch", size)}
     steps = given.get("local_steps", 0)
@@ -223,7 +223,7 @@ def _batch(given: Mapping[str, Any]) -> dict[str, int]:
     if given.get("batch_size", size) != size:
         expected = f"{size}, --local_batch times --local_steps, or none"
         raise _wrong("batch_size", given["batch_size"], expected)
-    return {"batch_size": size, **({"local_batch": local} if steps else {})}
+    return {"batch_size": size} | ({"local_batch": local} if steps else {})
 
 
 def _targets(given: Mapping[str, Any], federation: Federation) -> int:
@@ -286,10 +286,8 @@ def _check_mean(found: Settings, federation: Federation) -> None:
     """Refuses attacks that cannot take a batch as large as that of the mean."""
     size = federation.participants * found.clients.batch_size
     try:
-        values = {**settings.values(found), "batch_size": size}
-        if found.clients.local_epochs:  # which are more steps of a larger batch
-            values["local_steps"] = None
-        settings.resolve(values)
+        fresh = {"local_steps": None} if found.clients.local_epochs else {}
+        settings.resolve({**settings.values(found), "batch_size": size, **fresh})
     except ValueError as error:
         raise ValueError(f"--sees=mean: {error}") from None
 

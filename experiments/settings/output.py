@@ -7,10 +7,13 @@ from invertjax.cli.setting import setting
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The folder of the results."""
+    """The folder of the results, and whether there are to be any."""
 
     workdir: str | None = setting("Folder of the results. Default: one in runs/.")
     overwrite: bool = setting("Replace the run in --workdir.", default=False)
+    dry_run: bool = setting(
+        "Say what would run, and what it would cost; run nothing.", default=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,15 @@ from typing import Any
 
 import jax
 
-from experiments.audit import digests
+from experiments.audit import cost, digests
 from experiments.settings.output import Output
 from experiments.settings.settings import Settings
-from experiments.sweep import cost, folder, grid, own_code, programs, run
+from experiments.sweep import folder, grid, own_code, programs, run
 from experiments.sweep.programs import Group
 from experiments.victims import inputs
 from invertjax.auditing.attackers import ATTACKERS
 from invertjax.cli import command, interrupts
+from invertjax.cli.cost import Estimate, speed
 from invertjax.cli.progress import Bar
 from invertjax.cli.setting import setting
 from invertjax.driver import Cache
@@ -30,9 +31,6 @@ class Asked:
     """Which sweep, and how much of it."""
 
     grid: str | None = setting("A TOML file: the cells of the sweep.")
-    dry_run: bool = setting(
-        "Say what would run, and what it would cost; run nothing.", default=False
-    )
     yes: bool = setting("Run also what would take more than an hour.", default=False)
     images: int = setting(
         "Keep the reconstructions of the first so many targets of each cell.",
@@ -56,13 +54,13 @@ def sweep(given: Mapping[str, Any], asked: Asked, output: Output) -> int:
     try:
         found = grid.read(asked.grid, given)
     except grid.TooMany as error:
-        return _too_many(error, asked)
+        return _too_many(error, output)
     _check(found.cells)
     jax.config.update("jax_enable_x64", found.cells[0].run.x64)
     plan = programs.group(found.cells)
-    estimate = cost.of(plan)
+    estimate = cost.of(group.cells for group in plan)
     _describe(found, plan, estimate)
-    if asked.dry_run:
+    if output.dry_run:
         return 0
     if estimate.seconds > HOUR and not asked.yes:
         raise ValueError(f"That is {estimate}: give --yes to run it all the same.")
@@ -137,16 +135,16 @@ def _check_data(cells: Sequence[Settings]) -> None:
     own_code.check_models(cells)
 
 
-def _too_many(error: grid.TooMany, asked: Asked) -> int:
-    first = cost.one(error.first, cost.peak() * cost.SHARE)
-    whole = first._replace(seconds=first.seconds * error.cells)
+def _too_many(error: grid.TooMany, output: Output) -> int:
+    first = cost.one(error.first, speed())
+    whole = first._replace(running=first.running * error.cells)
     print(f"{error.cells} cells: {whole}")
-    if asked.dry_run:
+    if output.dry_run:
         return 0
     raise ValueError(f"{error} Divide the grid, or leave values out.")
 
 
-def _describe(found: grid.Grid, plan: list[Group], estimate: cost.Estimate) -> None:
+def _describe(found: grid.Grid, plan: list[Group], estimate: Estimate) -> None:
     rows = sum(group.rows for group in plan)
     merged = f", {found.merged} given twice and merged" if found.merged else ""
     print(

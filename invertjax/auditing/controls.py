@@ -1,6 +1,5 @@
 """What is reached without knowing the update: the floor of every score."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from invertjax.auditing import observed
 from invertjax.auditing.keys import Keys
 from invertjax.auditing.scores import Score, finite, scorer
 from invertjax.auditing.situations import Situation
+from invertjax.auditing.watch import Watch
 from invertjax.base import Batch, Stop
 from invertjax.driver.cache import Cache
 
@@ -70,7 +70,7 @@ def nulls(
     situation: Situation,
     public: Any,
     program: driver.Program | None,
-    check: Callable[[], None],
+    watch: Watch,
     cache: Cache,
 ) -> dict[str, dict[str, float]]:
     """Returns scores that need no knowledge of the update, by name.
@@ -81,7 +81,7 @@ def nulls(
       public: see `guesses`.
       program: the attack's, to be run on a shuffled update; None: that is not asked
         for. "shuffled_update" is missing then, or where it was interrupted.
-      check: called between chunks.
+      watch: who follows; its `chunk` is not told.
       cache: of compiled functions.
     """
     if situation.truth is None:
@@ -90,13 +90,14 @@ def nulls(
     found = guesses(situation.truth, public, keys.host, score=score)
     if program is None:
         return found
-    results = driver.run(
-        program,
-        situation.shared,
-        shuffled(situation, keys.host),
-        keys.control,
-        on_chunk=lambda progress: check(),
-    ).results
+    with watch.doing("attacking a shuffled update, for comparison"):
+        results = driver.run(
+            program,
+            situation.shared,
+            shuffled(situation, keys.host),
+            keys.control,
+            on_chunk=lambda progress: watch.check(),
+        ).results
     if not np.any(np.asarray(results.stopped) == Stop.INTERRUPTED):
         image = finite(driver.best(results).batch["image"][0])
         reached = score({"image": image}, {"image": situation.truth["image"][0]})

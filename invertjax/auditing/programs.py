@@ -19,6 +19,7 @@ from invertjax.auditing.situations import (
     shapes_of_batch,
     with_numbers,
 )
+from invertjax.auditing.watch import SILENT, Watch
 from invertjax.base import (
     Attack,
     Batch,
@@ -61,8 +62,8 @@ class Plan(NamedTuple):
 class Attacked(NamedTuple):
     """The results of an attack on all updates of a situation.
 
-    program: compiled. seconds_compile: what that took, 0 where it was there already.
-    seconds_run: without. interrupted: whether some updates were not finished.
+    program: compiled. seconds_compile: 0 where it was there. seconds_run: without.
+    interrupted: whether some updates were not finished.
     """
 
     program: driver.Program
@@ -164,7 +165,7 @@ def attack(
     cache: Cache,
     todo: Sequence[int] | None = None,
     memory_limit: float | None = None,
-    on_chunk: Callable[[driver.Progress], None] = lambda progress: None,
+    watch: Watch = SILENT,
     on_update: Callable[[int, Result], None] = lambda index, result: None,
 ) -> Attacked:
     """Attacks the updates of a situation.
@@ -177,18 +178,18 @@ def attack(
       cache: of compiled functions.
       todo: the updates to attack; None: all.
       memory_limit: see `driver.build`.
-      on_chunk: told a `driver.Progress` after every chunk of steps.
+      watch: who follows; its `update` is not told.
       on_update: told the index and the best restart's `Result` of a finished update.
     """
     built: list[driver.Program] = []
+    arrays = situation.shared, situation.trials, keys
 
     def build() -> driver.Program:
         make = maker(situation, plan)
-        args = (make, situation.shared, situation.trials, keys)
-        built.append(driver.build(*args, memory_limit=memory_limit))
+        with watch.doing("compiling the attack"):
+            built.append(driver.build(make, *arrays, memory_limit=memory_limit))
         return built[0]
 
-    arrays = situation.shared, situation.trials, keys
     leaves, structure = _jax.tree.flatten(arrays)
     key = ("attack", key_of(situation, plan), structure, tuple(map(_shape, leaves)))
     program = cache(key, build)
@@ -208,7 +209,7 @@ def attack(
         take(situation.trials, rest),
         keys[rest],
         rule=rule,
-        on_chunk=on_chunk,
+        on_chunk=watch.on_chunk,
         on_group=on_group,
     )
     stopped = np.asarray(done.results.stopped)

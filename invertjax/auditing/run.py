@@ -57,7 +57,7 @@ def attack(
         cache=cache,
         todo=todo,
         memory_limit=memory_limit,
-        on_chunk=watch.on_chunk,
+        watch=watch,
         on_update=on_update,
     )
 
@@ -117,7 +117,7 @@ def complete(
         attacked = attacked._replace(interrupted=attacked.interrupted or stopped)
     program = attacked.program if control and not attacked.interrupted else None
     null = controls.nulls(
-        keys, prepared.situation, prepared.public, program, watch.check, cache
+        keys, prepared.situation, prepared.public, program, watch, cache
     )
     known_truth = prepared.situation.truth is not None
     missing = control and known_truth and "shuffled_update" not in null

@@ -31,6 +31,7 @@ from invertjax.auditing.report import Report
 from invertjax.cli import (
     arrays,
     command,
+    cost,
     interrupts,
     local_epochs,
     own_code,
@@ -231,6 +232,13 @@ def _attacked(asked: Audit, loss_fn: Any, params: Any, saved: dict[str, Any]) ->
         size = asked.local_batch or asked.batch_size
         local = Local(asked.local_steps, size, asked.local_lr)
     labels = np.asarray(asked.known_labels) if asked.known_labels else asked.labels
+    row = ATTACKERS[asked.attack]
+    steps = cost.iterations(row, asked.steps, asked.restarts)
+    shape = (asked.batch_size, *asked.image_shape)
+    found = cost.of_update(loss_fn, params, shape, steps, local)
+    if found is not None:
+        less = "; less where a closed form is found" if row.choose else ""
+        print(f"Estimate: {found}{less}.", flush=True)
     with progress.Bar("attacking") as bar:
 
         def on_chunk(now: Any) -> None:
@@ -241,12 +249,12 @@ def _attacked(asked: Audit, loss_fn: Any, params: Any, saved: dict[str, Any]) ->
             loss_fn,
             params,
             update=update,
-            shape=(asked.batch_size, *asked.image_shape),
+            shape=shape,
             num_classes=asked.num_classes,
             attack=asked.attack,
             labels=labels,
             local=local,
             restarts=asked.restarts,
             steps=asked.steps,
-            watch=Watch(on_chunk, interrupts.check),
+            watch=Watch(on_chunk, interrupts.check, doing=bar.doing),
         )

@@ -1,19 +1,27 @@
 """How far a long job is, and how long it will still take.
 
 On a terminal that is a bar. Elsewhere, as in the log of a batch job, it is a line on
-standard error now and then; jobs that are done before the first are silent.
+standard error every half minute, also while a program compiles; jobs that are done
+before the first are silent.
 """
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from invertjax.cli import interrupts
+from invertjax.cli import compiling, interrupts
 
 SECONDS = 30.0  # between two lines, and before the first
+LONG = 5.0  # seconds of a stage that are worth a line
+_COMPILING = "compiling"  # how stages begin that are nothing else
+_BEAT = 1.0  # seconds between two looks at the clock
+
+_OPEN: list["Bar"] = []  # the innermost last: it alone speaks without being asked
 
 T = TypeVar("T")
 
@@ -46,6 +54,9 @@ class Bar:
         self.done = self.before = done
         self.stream, self.clock = stream or sys.stderr, clock
         self.begun = self.said = clock()
+        self.stage: float | None = None  # since when something else is done
+        self.over_ = threading.Event()
+        self.lock = threading.Lock()
         on_terminal = shown and self.stream.isatty()
         self.in_lines = shown and not on_terminal
         self.tqdm = None
@@ -55,9 +66,14 @@ class Bar:
             )
 
     def __enter__(self) -> "Bar":
+        _OPEN.append(self)
+        if self.in_lines or self.tqdm is not None:
+            threading.Thread(target=self._tick, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.over_.set()
+        _OPEN.remove(self)
         if self.tqdm is not None:
             self.tqdm.close()
 
@@ -98,6 +114,24 @@ class Bar:
         self.words = words
         self._print()
 
+    @contextlib.contextmanager
+    def doing(self, words: str) -> Generator[None, None, None]:
+        """Says what is done before the steps go on, and how long it took where that was
+        long. It says nothing of the pace of the steps."""
+        before, self.stage = self.words, self.clock()
+        compiled = compiling.seconds()
+        self.say(words)
+        try:
+            yield
+        finally:
+            took, self.stage = self.clock() - self.stage, None
+            self.begun += took
+            self.say(before)
+            if took >= LONG and (self.in_lines or self.tqdm is not None):
+                inside = compiling.seconds() - compiled
+                part = "" if words.startswith(_COMPILING) else _part(inside, took)
+                self.write(f"{words}: {duration(took)}{part}")
+
     def write(self, line: str) -> None:
         """Writes a line of its own on the stream, above the bar."""
         tqdm.write(line, file=self.stream)
@@ -109,14 +143,29 @@ class Bar:
             yield item
             self.add()
 
+    def _tick(self) -> None:
+        """Shows that time passes, also where no step ends for long."""
+        while not self.over_.wait(_BEAT):
+            if _OPEN and _OPEN[-1] is self:
+                self.beat()
+
+    def beat(self) -> None:
+        """Shows the time that has passed."""
+        if self.tqdm is not None:
+            self.tqdm.refresh()
+        self._print()
+
     def _print(self) -> None:
         """Prints a line if it is time, where there is no terminal."""
-        if self.in_lines and self.clock() - self.said >= SECONDS:
-            self.said = self.clock()
-            print(self._line(), file=self.stream, flush=True)
+        with self.lock:
+            if self.in_lines and self.clock() - self.said >= SECONDS:
+                self.said = self.clock()
+                print(self._line(), file=self.stream, flush=True)
 
     def _line(self) -> str:
         """Returns words, steps, the share of them, the time left, and the note."""
+        if self.stage is not None:
+            return f"{self.words}: {duration(self.clock() - self.stage)} so far"
         if not self.total:
             return f"{self.words}: {self.done}{self.note and f'; {self.note}'}"
         parts = [f"{self.done}/{self.total}", f"{self.done / self.total:.0%}"]
@@ -133,6 +182,20 @@ def over(
     total = len(items) if isinstance(items, Sized) else None
     with Bar(words, total=total, unit=unit, shown=shown) as bar:
         yield from bar.over(items)
+
+
+@contextlib.contextmanager
+def stage(words: str, *, shown: bool = True) -> Generator[None, None, None]:
+    """Says what is done, where nobody can count steps of it; see `Bar.doing`."""
+    with Bar(words, shown=shown) as bar, bar.doing(words):
+        yield
+
+
+def _part(compiled: float, took: float) -> str:
+    """Returns how much of a time was compiling, where that is worth a word."""
+    if compiled < LONG:
+        return ""
+    return f", {duration(min(compiled, took))} of them compiling"
 
 
 def duration(seconds: float) -> str:

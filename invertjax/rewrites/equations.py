@@ -90,6 +90,14 @@ def contains(body: Any, matches: Callable[[core.JaxprEqn], bool]) -> bool:
     )
 
 
+def count(body: Any) -> int:
+    """Returns how many equations a jaxpr has, and those that it calls."""
+    return sum(
+        1 + sum(count(inner) for inner in _flat(eqn.params) if _is_jaxpr(inner))
+        for eqn in body.eqns
+    )
+
+
 def of(fun: Callable[..., Any], eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
     """Returns the equations of `fun`, reading and writing an equation's variables.
 

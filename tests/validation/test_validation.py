@@ -170,7 +170,8 @@ def test_training_reaches_what_such_a_network_should():
 
 def test_demo_shows_photographs_and_what_destroys_them():
     scores = {}
-    demo.run(600, 0, lambda progress: None, lambda *done: scores.update([done[:2]]))
+    victim = demo._victim(jax.random.key(0))
+    demo.run(victim, 600, 0, Watch(), lambda *done: scores.update([done[:2]]))
     rows = [scores[setting].report.rows[0] for setting in demo.SETTINGS]
     psnr = [np.array(row["psnr"]) for row in rows]
     print([(s.title, p.round(1)) for s, p in zip(demo.SETTINGS, psnr, strict=True)])

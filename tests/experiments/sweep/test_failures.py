@@ -5,8 +5,8 @@ import pathlib
 import pytest
 from support import cli, sweeps
 
-from experiments.audit import prepare
-from experiments.sweep import cost, recorder
+from experiments.audit import cost, prepare
+from experiments.sweep import recorder
 from experiments.sweep import run as sweeping
 from invertjax import driver
 
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_number_of_programs(tmp_path, monkeypatch)
 def test_a_cell_that_cannot_be_counted_is_run_all_the_same(grid, monkeypatch):
     monkeypatch.setattr(cost.models, "build", lambda *args, **options: 1 // 0)
     cost.count.cache_clear()
-    assert cost.count("mlp", 8) == (0, 0, 0)
+    assert cost.count("mlp", 8) == (0, 0, 0, 0)
     cost.count.cache_clear()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support import cli, sweeps
 
-from experiments.sweep import cost, grid, programs
+from experiments.audit import cost
+from experiments.sweep import grid, programs
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 HERE = "support.own_models"
@@ -69,7 +70,7 @@ def test_own_models_are_counted(monkeypatch):
     found = cost.count(cell.victim.model, (8, 8, 3), 8)
     assert found.image == pytest.approx(dense, rel=0.2)
     assert found.params == 192 * 5 + 5 + 5 * 8 + 8
-    seconds = cost.one(cell, 1e6).seconds - cost.OVERHEAD * cell.data.targets
+    seconds = cost.one(cell, 1e6).running - cost.OVERHEAD * cell.data.targets
     each = (found.image + found.update) / 1e6
     assert seconds == pytest.approx(each * 100 * cell.data.targets)
 

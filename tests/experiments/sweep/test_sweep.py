@@ -9,12 +9,13 @@ from support import cli, sweeps
 from support.quadratic import STEPS, TARGETS, assert_close, make_quadratic
 
 from experiments.settings import settings
-from experiments.sweep import cost, programs
+from experiments.sweep import programs
 from experiments.sweep import table as table_
 from invertjax import driver, sweep
 from invertjax.auditing import Watch
 from invertjax.auditing import programs as auditing
 from invertjax.auditing import run as audit
+from invertjax.cli import cost
 from invertjax.driver import Cache
 
 cheap_compilation = cli.cheap_compilation  # a fixture
