@@ -113,9 +113,13 @@ class _Cutting:
         self.between = _sides(_cut_apart(_traced(loss_fn, params, batch)))
 
     def block(self, i: int, params: Params, features: jax.Array) -> jax.Array:
-        features = self._checked(i, features)
+        features, leaves = self._checked(i, features), jax.tree.leaves(params)
+        wanted = [leaf.shape for leaf in jax.tree.leaves(self._params)]
+        if [jnp.shape(leaf) for leaf in leaves] != wanted:
+            raise ValueError(
+                "Expected the params whose loss was cut, or of their shapes."
+            )
         found = self._at(len(features), self._batch["label"])
-        leaves = jax.tree.leaves(params)
         values = dict(zip(found.traced.params, leaves, strict=True))
         return found.run(i, values | {found.ends[i]: features})
 

@@ -289,5 +289,7 @@ def test_features_of_another_shape_or_type_are_refused():
     for wrong in (jnp.zeros((1, 7)), jnp.zeros((1, 8), jnp.int32), jnp.zeros(())):
         with pytest.raises(ValueError, match=r"\(B, 8\) of type float32, as block 1"):
             chain.blocks[1](params, wrong)
+    with pytest.raises(ValueError, match="params whose loss was cut"):
+        chain.blocks[0](toy.init(0, hidden=7), toy.batch(0)["image"])
     with pytest.raises(ValueError, match="'image', 'label'"):
         blocks.cut(toy.loss_fn, params, {"image": jnp.zeros((1, *toy.SHAPE))})
