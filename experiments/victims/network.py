@@ -10,7 +10,7 @@ import models
 from experiments.settings.victim import Victim, has_batch_norm, is_own
 from experiments.victims import own_loss, own_model
 from experiments.victims.own_model import OwnModel
-from invertjax.base import Loss
+from invertjax.base import Block, Loss
 from invertjax.defenses import protection
 from invertjax.defenses.protection import Drawn, Parts, Protection, Rebuilt
 from invertjax.driver import Cache
@@ -154,6 +154,13 @@ def _check(victim: Victim, model: OwnModel, change: Protection | None) -> None:
             f"--networks=per_target does not apply here: {named} is one network, and "
             "makes no fresh weights of rngs or key; expected shared."
         )
+
+
+def blocks(made: Network, victim: Victim) -> tuple[Block, ...]:
+    """Returns the blocks that are known of a network: in training, and of its
+    cross-entropy. Of any other loss () is returned: they are found in it."""
+    known = victim.loss is None and victim.norm_mode != "eval"
+    return made.net.blocks if known else ()
 
 
 def denormaliser(net: models.Network, image_shape: tuple[int, ...]) -> Callable:

@@ -228,7 +228,7 @@ def _own(
         features=None,
         head=None,
         last="",
-        blocks=first.blocks,
+        blocks=(),  # found in the loss
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
     )

@@ -11,7 +11,7 @@ from experiments.settings.run import Run
 from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim
 from experiments.victims import own_loss
-from experiments.victims.network import check_features, denormaliser, network
+from experiments.victims.network import blocks, check_features, denormaliser, network
 from experiments.victims.own_model import in_a_line
 from experiments.victims.target import local, precise
 from invertjax.auditing import Target
@@ -103,7 +103,7 @@ def _with_model(
         local(clients),
         clients.defense,
         from_input=denormaliser(made.net, shape),
-        blocks=made.net.blocks,
+        blocks=blocks(made, victim),
         drawn=drawn,
     )
     return Given(target, params, update)

@@ -16,7 +16,7 @@ from experiments.settings.data import Data
 from experiments.settings.run import Run
 from experiments.settings.victim import Victim, is_own
 from experiments.victims import checkpoint, sgd
-from experiments.victims.network import Network, denormaliser, network
+from experiments.victims.network import Network, blocks, denormaliser, network
 from invertjax.auditing import Local, Target
 from invertjax.driver import Cache
 
@@ -147,7 +147,7 @@ def _target(
         local(clients),
         clients.defense,
         from_input=from_input,
-        blocks=made.net.blocks,
+        blocks=blocks(made, victim),
         drawn=drawn,
     )
 

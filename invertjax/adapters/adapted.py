@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from invertjax import keys, losses
-from invertjax.base import Batch, Block, Key, Loss, Params
+from invertjax.base import Batch, Key, Loss, Params
+from invertjax.rewrites.blocks import Chain, cut
 
 Buffers = Any  # pytree of arrays that the loss does not differentiate
 TRAIN = "train: the statistics of the client's batch"
@@ -53,8 +54,6 @@ class Adapted(NamedTuple):
         function or class that makes it; else its own, whatever the key.
       fresh: whether `init` makes fresh ones.
       batch_norm: whether it has batch norms.
-      blocks: `(params, features) -> features` each, from images to outputs; `()` where
-        they are not known.
     """
 
     framework: str
@@ -64,7 +63,6 @@ class Adapted(NamedTuple):
     init: Callable[[Key], tuple[Params, Buffers]]
     fresh: bool = False
     batch_norm: bool = False
-    blocks: tuple[Block, ...] = ()
 
     def apply(
         self, params: Params, buffers: Buffers, images: jax.Array, train: bool
@@ -125,6 +123,18 @@ class Adapted(NamedTuple):
         if dropout is not None:
             known["dropout"] = "the units that the client dropped are known"
         return ModelLoss(loss_fn, known), self.params
+
+    def chain(self, batch: Batch, **options: Any) -> Chain:
+        """Returns the model in blocks, from images to outputs, and its loss of them.
+
+        Args:
+          batch: as the loss takes it, or its shapes; see `rewrites.blocks.cut`.
+          options: of `loss`; the blocks are those of the mode that it is given.
+
+        Raises:
+          ValueError: as `loss` does; with the reason, if the model has no blocks.
+        """
+        return cut(*self.loss(**options), batch)
 
 
 def own(params: Params, buffers: Buffers) -> Callable[[Key], tuple[Params, Buffers]]:

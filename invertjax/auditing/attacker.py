@@ -21,7 +21,7 @@ class Attacker(NamedTuple):
     labels: how it can come by the labels; the first is taken where nobody says.
     images: the most behind one update; None: any number.
     one_gradient: whether it needs a single gradient, and not the sum of local steps.
-    blocks: whether it needs the network block by block.
+    blocks: whether it needs the network block by block, given or cut from its loss.
     noise: whether it needs a known defense that adds noise of a known law.
     public: whether it needs public images.
     rule: of derivatives that its clients need, see `clients.gradient`; None: any.

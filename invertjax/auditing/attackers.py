@@ -193,22 +193,14 @@ ANALYTIC = Attacker(
 
 
 def _recursive(trial: Trial) -> Attack:
+    chain = clients.chain(trial.target, trial.params, trial.threat)
     return attacks.recursive(
         trial.share,
         trial.observed,
         trial.candidate,
         params=trial.params,
-        blocks=trial.target.blocks,
-    )
-
-
-def _has_blocks(target: Target, params: Params, threat: Threat) -> str | None:
-    del params, threat
-    if target.blocks:
-        return None
-    return (
-        "expected a network without shortcuts and without a defense of its own, given "
-        "block by block"
+        blocks=chain.blocks,
+        loss=chain.loss,
     )
 
 
@@ -221,7 +213,7 @@ RECURSIVE = Attacker(
     blocks=True,
     rule="plain",
     start=candidates.nearly_grey,
-    refuses=_has_blocks,
+    refuses=clients.refuses_blocks,
     warms=True,
     exact=True,
     network="lenet",

@@ -85,7 +85,8 @@ def audit(
       num_classes: K. Default: the outputs of the last dense layer, if there is one.
       parts: of the network, for defenses that ask for its features or put a layer
         before its last one; params are then those of the network with that layer.
-      blocks: of the network, from images to logits, for attacks that go layer by layer.
+      blocks: of the network, from images to logits, for attacks that go layer by layer,
+        where the loss is their cross-entropy. Default: as `rewrites.blocks` finds them.
       public: `{"image": [P, H, W, C], "label": [P]}` that the attacker has, none of
         them a target: for label counts, priors, and guesses to compare with.
       restarts: random starts, of which the attacker keeps the best fit.

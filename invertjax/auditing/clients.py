@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import optax  # pyright: ignore[reportMissingTypeStubs]  # optax has no types
 
-from invertjax import clients, derivatives
-from invertjax.auditing.situations import Target
+from invertjax import clients, derivatives, losses
+from invertjax.auditing.situations import Target, Threat, shapes_of_batch
 from invertjax.base import Batch, Client, Key, Loss, Params, Update
 from invertjax.defenses import defend, protection
 from invertjax.federated.as_one_client import averaged
-from invertjax.rewrites import smoothing
+from invertjax.rewrites import blocks, smoothing
 
 ANEW = 1  # folded into a key of which the attacker may not know what came
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
@@ -85,6 +85,33 @@ def with_drawn(target: Target, batch: Batch) -> Batch:
         return batch
     key = _jax.eval_shape(lambda: jax.random.key(0))
     return {**batch, **_jax.eval_shape(target.drawn.draw, key, batch)}
+
+
+def chain(target: Target, params: Params, threat: Threat) -> blocks.Chain:
+    """Returns the network in blocks, as it was given or else as its loss is cut.
+
+    Args:
+      target: as the attacker takes it.
+      params: of its loss, or their shapes.
+      threat: says which labels the loss gets.
+
+    Raises:
+      ValueError: with the reason, where the loss cannot be cut.
+    """
+    if target.blocks:
+        return blocks.Chain(target.blocks, losses.cross_entropy)
+    batch = with_drawn(target, shapes_of_batch(target, threat))
+    return blocks.cut(target.loss_fn, params, batch)
+
+
+def refuses_blocks(target: Target, params: Params, threat: Threat) -> str | None:
+    """Returns why a network has no blocks, None where it has them; see `chain`."""
+    try:
+        chain(target, params, threat)
+    except Exception as error:  # the reader's own code may raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        return reason[:1].lower() + reason[1:]
+    return None
 
 
 def refuses_forward_mode(

@@ -51,8 +51,8 @@ class Target(NamedTuple):
     client: `(params, batch, key) -> update` of the reader's own, in place of the
       gradient of `loss_fn`; None: that gradient.
     from_input: `[H*W*C] -> [H*W*C]`, undoes a normalisation before the first layer.
-    blocks: `(params, features) -> features` each, from images to logits; () where the
-      network has none.
+    blocks: `(params, features) -> features` each, from images to logits, where the loss
+      is their cross-entropy; (): as the loss is cut, if it can be.
     drawn: what the network draws; None if nothing.
     members: weights of the clients whose mean is all that the server sees, as under
       secure aggregation; None: it sees the update of one client. The batch is then

@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,13 @@ _CALLS = frozenset({
     "scan", "while", "cond", "custom_jvp_call", "custom_vjp_call", "shard_map",
 })  # fmt: skip
 
+# Those that only call the one jaxpr in their parameters, and may be inlined.
+_INLINED = frozenset({
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2",
+})  # fmt: skip
+
 Equations = Callable[[core.JaxprEqn], list[core.JaxprEqn]]
+Step = Callable[[core.JaxprEqn, list[Any]], list[Any]]  # (equation, inputs) -> outputs
 
 
 class Rewriting:
@@ -81,13 +87,13 @@ class Rewriting:
 
 def contains(body: Any, matches: Callable[[core.JaxprEqn], bool]) -> bool:
     """Returns whether an equation matches, of a jaxpr or of one that it calls."""
-    return any(
-        matches(eqn)
-        or any(
-            contains(inner, matches) for inner in _flat(eqn.params) if _is_jaxpr(inner)
-        )
-        for eqn in body.eqns
-    )
+    return any(holds(eqn, matches) for eqn in body.eqns)
+
+
+def holds(eqn: core.JaxprEqn, matches: Callable[[core.JaxprEqn], bool]) -> bool:
+    """Returns whether an equation matches, or one of a jaxpr that it calls."""
+    bodies = filter(_is_jaxpr, _flat(eqn.params))
+    return matches(eqn) or any(contains(body, matches) for body in bodies)
 
 
 def count(body: Any) -> int:
@@ -122,6 +128,90 @@ def of(fun: Callable[..., Any], eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
         )
         for new in traced.eqns
     ]
+
+
+def evaluate(
+    eqns: Sequence[core.JaxprEqn],
+    outvars: Sequence[Any],
+    values: dict[Any, Any],
+    step: Step,
+) -> list[Any]:
+    """Returns the values of variables, by `step` at every equation.
+
+    Args:
+      eqns: in their order.
+      outvars: whose values are returned; may be literals.
+      values: of the variables that the equations do not compute.
+      step: e.g. `bind`.
+    """
+    values = dict(values)
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in eqns:
+        found = step(eqn, [read(atom) for atom in eqn.invars])
+        values |= dict(zip(eqn.outvars, found, strict=True))
+    return [read(atom) for atom in outvars]
+
+
+def bind(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
+    """Returns the outputs of one equation as it is."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    # Before jax 0.8 the params came after the functions that are called.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    found = eqn.primitive.bind(*functions, *given, **params)
+    return found if eqn.primitive.multiple_results else [found]
+
+
+def called(eqn: core.JaxprEqn) -> Any:
+    """Returns the jaxpr that an equation does nothing but call, None if it does more.
+
+    It may be open or closed; loops, branches and functions with derivative rules of
+    their own do more.
+    """
+    if eqn.primitive.name not in _INLINED:
+        return None
+    return eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"]
+
+
+def inlined(body: Any, given: Sequence[Any], step: Step) -> list[Any]:
+    """Returns the outputs of a jaxpr, open or closed, by `step` at every equation."""
+    closed = isinstance(body, core.ClosedJaxpr)
+    jaxpr, consts = (body.jaxpr, body.consts) if closed else (body, ())
+    values = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= dict(zip(jaxpr.invars, given, strict=True))
+    return evaluate(jaxpr.eqns, jaxpr.outvars, values, step)
+
+
+def depending(eqns: Sequence[core.JaxprEqn], roots: Iterable[Any]) -> set[Any]:
+    """Returns the variables that depend on others, and these."""
+    found = set(roots)
+    for eqn in eqns:
+        if not found.isdisjoint(read([eqn])):
+            found |= set(eqn.outvars)
+    return found
+
+
+def needed(
+    eqns: Sequence[core.JaxprEqn], wanted: Any, given: set[Any]
+) -> list[core.JaxprEqn]:
+    """Returns the equations that compute a variable from given ones, in their order."""
+    wanted, kept = _variables([wanted]), []
+    for eqn in reversed(eqns):
+        if not wanted.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            wanted |= read([eqn]) - given
+    return kept[::-1]
+
+
+def read(eqns: Iterable[core.JaxprEqn]) -> set[Any]:
+    """Returns the variables that equations read."""
+    return _variables(atom for eqn in eqns for atom in eqn.invars)
+
+
+def _variables(atoms: Iterable[Any]) -> set[Any]:
+    return {atom for atom in atoms if not isinstance(atom, core.Literal)}
 
 
 def _flat(params: dict[str, Any]) -> Iterator[Any]:

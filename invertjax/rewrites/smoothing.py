@@ -10,7 +10,7 @@ Smoothing Functions", section 2).
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-# Primitives that only call the one jaxpr in their parameters, and may be inlined.
-_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"})
+from invertjax.rewrites import equations
 
 
 def softened(
@@ -43,7 +42,7 @@ def softened(
         jaxpr, shapes = jax.make_jaxpr(
             lambda: fun(*args, **kwargs), return_shape=True
         )()
-        leaves = _evaluate(jaxpr.jaxpr, jaxpr.consts, (), _softplus(sharpness))
+        leaves = equations.inlined(jaxpr, (), _softened(_softplus(sharpness)))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
     return soft
@@ -54,7 +53,7 @@ def has_relu(fun: Callable[..., Any], *args: Any) -> bool:
 
     The arguments may be `jax.ShapeDtypeStruct`s: nothing is computed.
     """
-    return _contains_relu(jax.make_jaxpr(fun)(*args).jaxpr)
+    return _contains_relu(jax.make_jaxpr(fun)(*args))
 
 
 def _softplus(sharpness: float | jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -68,52 +67,33 @@ def _softplus(sharpness: float | jax.Array) -> Callable[[jax.Array], jax.Array]:
     return activation
 
 
-def _evaluate(
-    jaxpr: core.Jaxpr,
-    consts: Sequence[Any],
-    args: Sequence[Any],
-    activation: Callable[[jax.Array], jax.Array],
-) -> list[Any]:
-    """Returns the values of the jaxpr, with `activation` for its relus."""
-    values = dict(zip(jaxpr.constvars, consts, strict=True))
-    values |= dict(zip(jaxpr.invars, args, strict=True))
+def _softened(activation: Callable[[jax.Array], jax.Array]) -> equations.Step:
+    """Returns how equations are computed, with `activation` for relus."""
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        given = [read(atom) for atom in eqn.invars]
+    def step(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
         if _is_relu(eqn):
-            found = [activation(given[_operand(eqn)])]
-        elif eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)):
-            inner, closed = _body(eqn), _consts(eqn)
-            found = _evaluate(inner, closed, given, activation)
-        else:
-            found = _bind(eqn, given)
-        values |= dict(zip(eqn.outvars, found, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return [activation(given[_operand(eqn)])]
+        body = equations.called(eqn)
+        if body is not None and _contains_relu(body):
+            return equations.inlined(body, given, step)
+        return equations.bind(eqn, given)
+
+    return step
 
 
-def _bind(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
-    params = eqn.primitive.get_bind_params(eqn.params)
-    # Before jax 0.8 the params came after the functions that are called.
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    found = eqn.primitive.bind(*functions, *given, **params)
-    return found if eqn.primitive.multiple_results else [found]
-
-
-def _contains_relu(jaxpr: core.Jaxpr) -> bool:
+def _contains_relu(body: Any) -> bool:
     return any(
-        _is_relu(eqn) or (eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)))
-        for eqn in jaxpr.eqns
+        _is_relu(eqn) or (inner is not None and _contains_relu(inner))
+        for eqn in body.eqns
+        for inner in [equations.called(eqn)]
     )
 
 
 def _is_relu(eqn: core.JaxprEqn) -> bool:
     if eqn.primitive.name == "custom_jvp_call":  # as `jax.nn.relu` is
-        body = _open(eqn.params["call_jaxpr"])
-        while len(body.eqns) == 1 and body.eqns[0].primitive.name in _CALLS:
-            body = _body(body.eqns[0])
+        body: Any = eqn.params["call_jaxpr"]
+        while len(body.eqns) == 1 and equations.called(body.eqns[0]) is not None:
+            body = equations.called(body.eqns[0])
         return len(body.eqns) == 1 and _is_maximum_with_zero(body.eqns[0])
     return _is_maximum_with_zero(eqn)
 
@@ -130,16 +110,3 @@ def _is_maximum_with_zero(eqn: core.JaxprEqn) -> bool:
 def _operand(eqn: core.JaxprEqn) -> int:
     """Returns which input of a relu is not the zero."""
     return [isinstance(atom, core.Literal) for atom in eqn.invars].index(False)
-
-
-def _open(jaxpr: Any) -> core.Jaxpr:
-    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-
-
-def _body(eqn: core.JaxprEqn) -> core.Jaxpr:
-    return _open(eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"])
-
-
-def _consts(eqn: core.JaxprEqn) -> Sequence[Any]:
-    jaxpr = eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"]
-    return jaxpr.consts if isinstance(jaxpr, core.ClosedJaxpr) else ()

@@ -107,6 +107,15 @@ def test_the_loss_is_the_clients():
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["smoothed", None])
+def test_the_recursion_finds_the_blocks_of_ones_own_model(loss, tmp_path):
+    own = () if loss is None else (f"--loss={of(loss)}",)
+    attack = ("--attack=recursive", "--nonull_control", "--targets=1")
+    flags = (PLAIN, *own, *DATA, *attack, f"--workdir={tmp_path / 'run'}")
+    assert cli.run(*flags) == 0
+    assert cli.summary(tmp_path / "run")["psnr_min"] > 60
+
+
 def test_outputs_that_are_no_logits_have_a_loss_of_their_own():
     model = f"--model={of('one_logit')}"
     found = cli.ready(model, f"--loss={of('is_first')}", *DATA, *ATTACK)
@@ -163,7 +172,10 @@ def test_a_saved_update_of_ones_own_model(mode, tmp_path):
             ["--defense=soteria:0.5", "--model=", "last layer"],
         ),
         ((PLAIN, "--defense=dropout:0.5"), ["--defense=dropout:0.5", "--model="]),
-        ((PLAIN, "--attack=recursive"), ["--attack=recursive", "--model="]),
+        (
+            (f"--model={of('Parallel')}", "--attack=recursive"),
+            ["--attack=recursive", "--model=", "no single array between images"],
+        ),
         (
             (PLAIN, f"--loss={of('of_a_batch')}"),
             ["--loss=", "(logits, labels)", "(params, batch)"],

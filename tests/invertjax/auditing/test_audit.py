@@ -10,7 +10,7 @@ import pytest
 from support import toy
 
 import invertjax
-from invertjax import clients, driver
+from invertjax import clients, driver, losses
 from invertjax.auditing import Local, Watch, attackers
 from invertjax.defenses import protections
 from invertjax.defenses.protection import Parts
@@ -34,6 +34,24 @@ def audit(attack="analytic", **options):
     loss_fn = options.pop("loss_fn", toy.loss_fn)
     params = options.pop("params", toy.init(0))
     return invertjax.audit(jax.random.key(0), loss_fn, params, attack=attack, **options)
+
+
+def decayed(params, batch):
+    return toy.loss_fn(params, batch) + jnp.sum(params["last"]["kernel"] ** 2)
+
+
+def smoothed(params, batch):
+    logits = toy.apply(params, batch["image"])
+    return losses.cross_entropy(logits, batch["label"], label_smoothing=0.2)
+
+
+def test_blocks_are_found_in_the_loss():
+    """And what the loss makes of the logits as well: smoothed labels here."""
+    given = audit("recursive", blocks=toy.BLOCKS, control=False)
+    for loss_fn in (toy.loss_fn, smoothed):
+        found = audit("recursive", loss_fn=loss_fn, control=False)
+        assert found.metrics["psnr"].values.min() > 80
+    assert given.metrics["psnr"].values.min() > 80
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +230,10 @@ def test_who_watches_is_told_of_every_update_and_may_stop():
             {"attack": "posterior", "protection": protections.of("gaussian", 0.1)},
             "public=",
         ),
-        ({"attack": "recursive"}, "'recursive' does not fit here: .* block by block"),
+        (
+            {"attack": "recursive", "loss_fn": decayed},
+            "'recursive' does not fit here: the loss cannot be cut .*: .* weight decay",
+        ),
         (
             {"attack": "recursive", "local": Local(2, 1), "blocks": toy.BLOCKS},
             "every layer in turn: expected None",

@@ -107,6 +107,15 @@ def test_what_is_missing_is_asked_for(capsys):
     assert capsys.readouterr().err.startswith("error: --update is missing. File of")
 
 
+def test_the_recursion_finds_the_blocks_of_a_loss(saved, tmp_path):
+    flags, image = saved
+    out = tmp_path / "out"
+    more = ("--attack=recursive", "--known_labels=2", f"--workdir={out}")
+    assert run(*flags, LOSS, *SIZES, *more) == 0
+    with np.load(out / "reconstructions.npz") as arrays:
+        np.testing.assert_allclose(arrays["image"][0], image, atol=1e-3)
+
+
 HERE = "test_audit"
 
 
