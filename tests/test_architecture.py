@@ -253,6 +253,7 @@ def test_that_a_name_in_a_comparison_would_be_found():
 def test_no_function_takes_all_settings():
     """Topics do; only what reads settings as a whole, or runs many, may not choose."""
     whole = ("experiments/settings/", "experiments/audit/run.py")
+    whole += ("experiments/audit/cost.py",)  # of runs
     whole += tuple(f"experiments/{name}/" for name in COMMANDS)
     for package in ("experiments", "invertjax"):
         for file, tree in trees(package).items():

@@ -63,8 +63,11 @@ def before(topics: Settings, plan: Federation | None = None) -> Estimate | None:
     return whole(topics, plan)
 
 
-def whole(topics: Settings, plan: Federation | None = None) -> Estimate:
-    """Returns the estimate of a run of an attack, or of a federation."""
+def whole(topics: Settings, plan: Federation | None = None) -> Estimate | None:
+    """Returns the estimate of a run of an attack, or of a federation; None of a network
+    that cannot be built, as the run will say."""
+    if of_model(topics.data, topics.victim) == cost.NOTHING:
+        return None
     if plan is None:
         return of([[topics]], alone=True)
     return of_federation(topics, plan, cost.speed())

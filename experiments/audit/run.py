@@ -1,5 +1,7 @@
 """From all settings of a run to what an attack needs, and to the report."""
 
+from collections.abc import Callable
+
 from experiments.audit import digests, prepare
 from experiments.audit.prepare import Progress, Ready
 from experiments.settings.settings import Settings
@@ -13,9 +15,16 @@ def ready(
     chosen: Settings,
     *,
     progress: Progress = lambda items, name: iter(items),
+    on_read: Callable[[], None] = lambda: None,
     cache: Cache,
 ) -> Ready:
     """Reads all that the audit needs, and prepares it.
+
+    Args:
+      chosen: all settings.
+      progress: a progress bar.
+      on_read: called when images are read, before anything slow.
+      cache: of what is slow to make.
 
     Raises:
       ValueError: naming the flag of what is not there or does not fit.
@@ -25,6 +34,7 @@ def ready(
         made = prepare.given(saved, victim, clients, attack, run_, cache=cache)
         return made._replace(inputs=digests.of_files(saved, victim))
     found = prepare.read(data, victim, clients, run_, cache=cache)
+    on_read()
     made = prepare.simulated(
         found, data, victim, clients, attack, run_, progress=progress, cache=cache
     )

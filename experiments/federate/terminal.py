@@ -51,14 +51,14 @@ def federate(given: Mapping[str, Any], plan: Federation, output: Resumable) -> i
         resume=output.resume,
         files=rounds.FILES,
     )
-    make = cost.whole if output.dry_run else cost.before
-    cost.say(make(chosen, plan), chosen.attack)
     if output.dry_run:
+        cost.say(cost.whole(chosen, plan), chosen.attack)
         return 0
     cache = Cache()
     with progress.stage("reading"):
         trained = _prepared(chosen, plan, cache)
     auditing.check_labels(trained, chosen.attack)
+    cost.say(cost.before(chosen, plan), chosen.attack)
     inputs = _inputs(trained, chosen)
     if output.resume:
         earlier.check_inputs(workdir, inputs)

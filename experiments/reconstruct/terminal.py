@@ -20,7 +20,7 @@ from invertjax import Report
 from invertjax.auditing import Watch, run
 from invertjax.cli import earlier, interrupts, processes, progress, run_folder
 from invertjax.cli.command import FAILED, INTERRUPTED
-from invertjax.cli.cost import iterations, of_update
+from invertjax.cli.cost import Estimate, iterations, of_update
 from invertjax.cli.recorder import Elsewhere, Recorder
 from invertjax.driver import Cache, stopping
 
@@ -66,10 +66,18 @@ def reconstruct(
         return found
 
     processes.together(checked)
-    if _ends_here(chosen, output):
+    if output.dry_run:
+        _say(cost.whole(chosen), chosen)
         return processes.parting(0)
-    with progress.stage("reading, and computing updates", shown=processes.is_first()):
-        prepared = processes.together(lambda: ready(chosen, progress=_bar, cache=cache))
+    with progress.stage("computing updates", shown=processes.is_first()):
+        prepared = processes.together(
+            lambda: ready(
+                chosen,
+                progress=_bar,
+                on_read=lambda: _say(cost.before(chosen), chosen),
+                cache=cache,
+            )
+        )
     _say_of_update(prepared, chosen)
     with contextlib.ExitStack() as held:  # the folder, until the run has ended
         recorder = processes.together(opened)
@@ -90,12 +98,10 @@ def reconstruct(
         return processes.parting(_finish(report, recorder))
 
 
-def _ends_here(chosen: Settings, output: Resumable) -> bool:
-    """Says what the run will cost; returns whether that is all that is asked for."""
-    make = cost.whole if output.dry_run else cost.before
-    if processes.is_first() and (output.dry_run or chosen.saved.update is None):
-        cost.say(make(chosen), chosen.attack)
-    return output.dry_run
+def _say(found: Estimate | None, chosen: Settings) -> None:
+    """Says what the run will cost."""
+    if processes.is_first():
+        cost.say(found, chosen.attack)
 
 
 def _say_of_update(prepared: Ready, chosen: Settings) -> None:

@@ -118,19 +118,19 @@ class Bar:
     def doing(self, words: str) -> Generator[None, None, None]:
         """Says what is done before the steps go on, and how long it took where that was
         long. It says nothing of the pace of the steps."""
-        before, self.stage = self.words, self.clock()
-        compiled = compiling.seconds()
+        before, start = self.words, self.clock()
+        compiled, self.stage = compiling.seconds(), start
         self.say(words)
         try:
             yield
         finally:
-            took, self.stage = self.clock() - self.stage, None
+            took, self.stage = self.clock() - start, None
             self.begun += took
             self.say(before)
-            if took >= LONG and (self.in_lines or self.tqdm is not None):
-                inside = compiling.seconds() - compiled
-                part = "" if words.startswith(_COMPILING) else _part(inside, took)
-                self.write(f"{words}: {duration(took)}{part}")
+        if took >= LONG and (self.in_lines or self.tqdm is not None):
+            inside = compiling.seconds() - compiled
+            part = "" if words.startswith(_COMPILING) else _part(inside, took)
+            self.write(f"{words}: {duration(took)}{part}")
 
     def write(self, line: str) -> None:
         """Writes a line of its own on the stream, above the bar."""

@@ -5,10 +5,11 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from support import cli, sweeps
+from support import cli, federations, sweeps
 
 import models
 from experiments.audit import cost
+from experiments.settings import federation
 from experiments.sweep import programs
 from invertjax import clients, distances, losses
 
@@ -155,3 +156,48 @@ def test_an_attack_costs_what_its_row_says(attack, warm, iterations):
 
 def test_what_cannot_be_built_costs_nothing():
     assert cost.count("convnet", 1) == (0, 0, 0, 0)
+
+
+def test_a_federation_costs_its_rounds_and_its_audits():
+    given = dict(attack="inverting_gradients", model="mlp", image_size=SIDE, steps=10)
+    plan = federation.resolve({"rounds": 7, "participants": 3})  # audits at 0 and 7
+    local = dict(local_epochs=2, batch_size=4, local_batch=2)
+    topics = federation.of_clients({**given, **local}, plan)
+    counted = cost.count("mlp", SIDE, activation=None, norm=None, width=None)
+    seen = 2 * 4  # images, each twice
+    trained = 7 * 3 * seen * 3 / 7 * counted.image / 1e9
+    audits = 2 * (3 + 1) * 10 * (seen * counted.image + counted.update) / 1e9
+    found = cost.of_federation(topics, plan, 1e9)
+    of_targets = 2 * 3 * cost.OVERHEAD
+    assert found.running == pytest.approx(trained + audits + of_targets)
+    none = federation.resolve({"rounds": 7, "participants": 3, "audit_rounds": ()})
+    assert cost.of_federation(topics, none, 1e9).running == pytest.approx(trained)
+
+
+def test_short_runs_are_not_worth_a_line():
+    settings = dict(attack="inverting_gradients", model="mlp", image_size=SIDE)
+    assert cost.before(cli.resolved(**settings, steps=2, targets=1)) is None
+    assert cost.before(cli.resolved(**settings, steps=20_000)).running > 0
+    assert cost.whole(cli.resolved(**settings, steps=2)).running > 0
+
+
+def test_a_run_counts_its_null_control():
+    settings = dict(attack="inverting_gradients", model="mlp", targets=3)
+    with_control, without = (
+        cost.one(cli.resolved(**settings, null_control=asked), 1e9, alone=True).running
+        for asked in (True, False)
+    )
+    rest = 3 * cost.OVERHEAD
+    assert (with_control - rest) / (without - rest) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "federate"])
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    command, tmp_path, capsys
+):
+    run = {"reconstruct": cli.run, "federate": federations.run}[command]
+    out = tmp_path / "run"
+    assert run("--dry_run", "--model=mlp", f"--workdir={out}") == 0
+    line = capsys.readouterr().out
+    assert line.startswith("Estimate: about ") and line.count("\n") == 1
+    assert not out.exists()

@@ -1,10 +1,12 @@
 """Progress where there is a terminal and where there is none, at times that we tell."""
 
 import io
+import time
 
+import jax
 import pytest
 
-from invertjax.cli import progress
+from invertjax.cli import compiling, progress
 from invertjax.cli.progress import SECONDS, Bar
 
 
@@ -169,3 +171,67 @@ def test_items_come_as_they_are_and_are_counted(items, total, monkeypatch):
 )
 def test_a_duration_is_in_one_unit(seconds, said):
     assert progress.duration(seconds) == said
+
+
+# While nothing is counted
+
+
+def test_what_is_done_meanwhile_is_said_and_is_no_part_of_the_pace(clock, log):
+    bar = Bar("inverting", total=100, stream=log, clock=clock)
+    with bar.doing("compiling the attack"):
+        clock.now += 31
+        bar.beat()
+        clock.now += 29
+    clock.now += 40
+    bar.add(50)  # a second each, but for the minute before
+    assert lines(log) == [
+        "compiling the attack: 31 s so far",
+        "compiling the attack: 60 s",
+        "inverting: 50/100, 50%, about 40 s left",
+    ]
+
+
+def test_what_is_over_at_once_is_not_worth_a_line(clock, log):
+    bar = Bar("inverting", total=100, stream=log, clock=clock)
+    with bar.doing("compiling the attack"):
+        clock.now += 4
+    assert lines(log) == []
+
+
+def test_a_stage_says_how_much_of_it_was_compiling(clock, log, monkeypatch):
+    monkeypatch.setattr(progress.compiling, "seconds", iter([1.0, 9.0]).__next__)
+    bar = Bar("reading", stream=log, clock=clock)
+    with bar.doing("reading"):
+        clock.now += 20
+    assert lines(log) == ["reading: 20 s, 8 s of them compiling"]
+
+
+def test_a_bar_speaks_by_itself_and_only_the_innermost(clock, log, monkeypatch):
+    """Time passes while a program compiles, and nobody calls the bar."""
+    monkeypatch.setattr(progress, "_BEAT", 0.001)
+    with Bar("outer", total=2, stream=io.StringIO(), clock=clock) as outer:
+        with Bar("inner", total=2, stream=log, clock=clock):
+            clock.now += 31
+            deadline = time.monotonic() + 60
+            while not log.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.001)
+        assert lines(log) == ["inner: 0/2, 0%"]
+        assert outer.stream.getvalue() == ""
+
+
+def test_seconds_of_compiling_are_counted_once():
+    watch = compiling._Watch()
+    event = compiling._EVENTS[-1]
+    before = time.monotonic()
+    watch(event, 1e-9)
+    time.sleep(0.02)
+    watch(event, 0.01)
+    watch(event, 0.01)  # beside the other, in a thread of its own
+    watch("/jax/something/else", 5.0)
+    assert 0.01 <= watch.total <= 0.01 + time.monotonic() - before - 0.02
+
+
+def test_compiling_is_seen():
+    before = compiling.seconds()
+    jax.jit(lambda x: x * 2.5 + 1)(1.0)
+    assert compiling.seconds() > before
