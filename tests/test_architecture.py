@@ -28,6 +28,7 @@ OPTIONAL = {
     "invertjax/adapters/equinox_module.py": {"equinox"},
     "invertjax/adapters/flax_linen.py": {"flax"},
     "invertjax/adapters/flax_nnx.py": {"flax"},
+    "invertjax/cli/own_model.py": {"flax"},
     "invertjax/adapters/torch_module.py": {"torch", "torchax"},
 }
 # What makes bytes is imported when called, so that the library does without.

@@ -6,9 +6,9 @@ import jax
 
 from experiments.settings.victim import Victim, is_own
 from experiments.victims import own_loss
-from experiments.victims.own_model import in_a_line
 from invertjax.auditing import Target, Threat, clients
 from invertjax.auditing.situations import shapes_of_batch
+from invertjax.cli.own_model import in_a_line
 
 
 def check(

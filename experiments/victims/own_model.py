@@ -1,33 +1,22 @@
 """A model of the reader's own code as a network, whatever framework it is of.
 
-`--model=package.module:name` names a module class, or a function that returns a module,
-an `adapters.Adapted` or a `models.Network`.
+What `--model=package.module:name` names may also return a `models.Network`.
 """
 
-import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 import models
-from invertjax import adapters
-from invertjax.adapters import Adapted, Mode
-from invertjax.adapters.arguments import switches
-from invertjax.adapters.equinox_module import needs_state
+from invertjax.adapters import Adapted
 from invertjax.base import Key
-from invertjax.cli import own_code
+from invertjax.cli import own_model
+from invertjax.cli.own_model import in_a_line
 
 Shape = tuple[int, ...]
-_DRAWN = ("rngs", "key")
-_NNX, _LINEN, _EQUINOX, _TORCH = "flax.nnx", "flax.linen", "equinox", "torch.nn"
-_GIVEN = ("image_shape", "num_classes", *_DRAWN)
-_RETURNED = (
-    "a module of Flax, Equinox or PyTorch, an adapters.Adapted or a models.Network"
-)
+_ALSO = (models.Network,)
 
 
 class OwnModel(NamedTuple):
@@ -45,15 +34,7 @@ def imported(text: str) -> Callable[..., Any]:
     Raises:
       ValueError: if it cannot be imported, or is no such thing.
     """
-    found = own_code.imported("model", text, "name")
-    if _is_made(found):
-        return lambda: found
-    if not callable(found):
-        raise ValueError(
-            f"--model={text} is of type {type(found).__name__}: expected a module "
-            f"class, or a function that returns {_RETURNED}."
-        )
-    return found
+    return own_model.imported(text, _ALSO)
 
 
 def build(text: str, image_shape: Shape, num_classes: int) -> OwnModel:
@@ -67,27 +48,13 @@ def build(text: str, image_shape: Shape, num_classes: int) -> OwnModel:
     Raises:
       ValueError: naming --model, if it cannot be made for such images.
     """
-    maker = imported(text)
-    names = _names(text, maker)
-    sizes = {"image_shape": image_shape, "num_classes": num_classes}
-    sizes = {name: size for name, size in sizes.items() if name in names}
-
-    def make(key: Key) -> Adapted | models.Network:
-        drawn = {"rngs": nnx.Rngs(key), "key": jax.random.clone(key)}
-        given = sizes | {name: drawn[name] for name in _DRAWN if name in names}
-        return _adapted(maker, given, image_shape, jax.random.clone(key))
-
+    maker = own_model.maker(text, image_shape, num_classes, _ALSO)
     try:
-        first = make(jax.random.key(0))
-        again = make if {*names} & {*_DRAWN} or _is(maker, _LINEN) else None
-        made = _own(first, again, image_shape[2])
+        first = maker.make(jax.random.key(0))
+        made = _own(first, maker.make if maker.fresh else None, image_shape[2])
         jax.eval_shape(made.net.init, jax.random.key(0))
     except Exception as error:  # the reader's own code may raise anything
-        said = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ValueError(
-            f"--model={text} cannot be made as {text.partition(':')[2]}({said}): "
-            f"{in_a_line(error)}"
-        ) from None
+        raise own_model.cannot(text, maker, error) from None
     return made
 
 
@@ -126,75 +93,6 @@ def check(
             f"logits of shape {(2, num_classes)}, or --loss=module:function of its "
             "outputs and labels."
         )
-
-
-def in_a_line(error: Exception) -> str:
-    """Returns what the reader's own code has raised, as a line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-def _names(text: str, maker: Callable[..., Any]) -> list[str]:
-    """Returns which of the arguments that a model may ask for it names."""
-    # Classes of some frameworks are called by way of others that take anything.
-    called = maker.__init__ if inspect.isclass(maker) else maker
-    found = dict(inspect.signature(called).parameters)
-    if inspect.isclass(maker):
-        del found[next(iter(found))]  # self
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    for name, one in found.items():
-        needed = one.default is one.empty and one.kind not in variadic
-        if needed and name not in _GIVEN:
-            raise ValueError(
-                f"--model={text} takes an argument {name!r} without a default: "
-                f"expected others than {', '.join(_GIVEN)} to have one."
-            )
-    return [name for name in _GIVEN if name in found]
-
-
-def _adapted(
-    maker: Callable[..., Any], given: Mapping[str, Any], image_shape: Shape, key: Key
-) -> Adapted | models.Network:
-    """Returns what a class or function makes, adapted by its type."""
-    if inspect.isclass(maker) and _is(maker, _EQUINOX) and needs_state(maker):
-        maker = sys.modules[_EQUINOX].nn.make_with_state(maker)
-    made = maker(**given)
-    if isinstance(made, Adapted | models.Network):
-        return made
-    # An Equinox module may come with its state.
-    module, *state = made if isinstance(made, tuple) and made else (made,)
-    if _is(module, _EQUINOX):
-        return adapters.from_equinox(module, *state)
-    if _is(module, _LINEN):
-        return _linen(module, image_shape, key)
-    if _is(module, _NNX):
-        return adapters.from_nnx(module)
-    if _is(module, _TORCH):
-        return adapters.from_torch(module)
-    raise TypeError(f"it returns a {type(made).__name__}, expected {_RETURNED}")
-
-
-def _is(found: Any, framework: str) -> bool:
-    """Returns whether something is a module, or a class of modules, of a framework;
-    one that nobody has imported has made none."""
-    if framework not in sys.modules:
-        return False
-    kind = found if inspect.isclass(found) else type(found)
-    return issubclass(kind, sys.modules[framework].Module)
-
-
-def _is_made(found: Any) -> bool:
-    """Returns whether something is a model already, and not what makes one."""
-    frameworks = (_NNX, _LINEN, _EQUINOX, _TORCH)
-    instance = not inspect.isclass(found) and any(_is(found, one) for one in frameworks)
-    return instance or isinstance(found, Adapted | models.Network)
-
-
-def _linen(module: Any, image_shape: Shape, key: Key) -> Adapted:
-    """Returns a Linen module with fresh variables."""
-    given = switches(inspect.signature(module.__call__).parameters, Mode(train=False))
-    variables = module.init(key, jnp.zeros((1, *image_shape)), **given)
-    return adapters.from_linen(module, variables)
 
 
 def _own(

@@ -12,11 +12,11 @@ from experiments.settings.saved_update import SavedUpdate
 from experiments.settings.victim import Victim
 from experiments.victims import own_loss
 from experiments.victims.network import blocks, check_features, denormaliser, network
-from experiments.victims.own_model import in_a_line
 from experiments.victims.target import local, precise
 from invertjax.auditing import Target
 from invertjax.auditing.situations import Threat, shapes_of_batch
 from invertjax.cli import arrays
+from invertjax.cli.own_model import apart, in_a_line
 from invertjax.defenses.protection import Parts
 from invertjax.driver import Cache
 
@@ -110,18 +110,10 @@ def _with_model(
 
 
 def _apart(saved: SavedUpdate, found: Files, buffers: Any) -> tuple[Files, Any]:
-    """Returns the files without buffers, and the buffers: those that are beside the
-    params, as in a state_dict; else the model's own."""
-    own = arrays.flat(buffers)
-    beside = {name: held for name, held in found["params"].items() if name in own}
-    if beside:
-        named = f"--params={saved.params}"
-        buffers = arrays.as_tree({**own, **beside}, buffers, named)
-    rest = {
-        flag: {name: leaf for name, leaf in held.items() if name not in own}
-        for flag, held in found.items()
-    }
-    return rest, buffers
+    """Returns the files without buffers, and the buffers; see `own_model.apart`."""
+    update, _ = apart(found["update"], buffers, f"--update={saved.update}")
+    params, buffers = apart(found["params"], buffers, f"--params={saved.params}")
+    return {"update": update, "params": params}, buffers
 
 
 def _with_loss(

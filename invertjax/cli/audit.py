@@ -5,8 +5,8 @@
 
 Files are .npz or .safetensors, their keys are paths such as layers/0/kernel. The loss
 is `(params, batch) -> scalar` in JAX, in a module that can be imported from here; batch
-has "image" [B, H, W, C] in [0, 1] and "label" [B]. In its place, --model names a model
-of any framework, adapted by `invertjax.adapters`.
+has "image" [B, H, W, C] in [0, 1] and "label" [B]. In its place, --model names a module
+class of Flax, Equinox or PyTorch, or what `invertjax.adapters` make of a module.
 
 Writes config.json, metrics.jsonl, summary.json, reconstructions.npz and, with pillow,
 grid.png into --workdir. Exit codes: 0 done, 1 no finite result, 2 bad input,
@@ -35,6 +35,7 @@ from invertjax.cli import (
     interrupts,
     local_epochs,
     own_code,
+    own_model,
     progress,
     run_folder,
     setting,
@@ -43,6 +44,8 @@ from invertjax.cli import (
 from invertjax.cli.setting import setting as line
 
 _jax: Any = jax  # its annotations leave out some of what it takes
+
+Files = dict[str, dict[str, np.ndarray]]  # arrays by flag and path
 
 LABELS = ("inferred", "joint")
 NORM_MODES = ("train", "eval")
@@ -74,8 +77,9 @@ class Audit:
         "(outputs, labels) -> scalar, cross-entropy where it is not given."
     )
     model: str | None = line(
-        "module:name of an invertjax.adapters.Adapted, or of a function without "
-        "arguments that returns one."
+        "module:name of a module class of any framework, or of a function that "
+        f"returns {own_model.RETURNED}. Of image_shape, num_classes, rngs and key it "
+        "is given what its signature names."
     )
     norm_mode: str | None = line(
         f"Statistics of its batch norms when the client trained, one of "
@@ -149,8 +153,8 @@ def _run(values: flags.FlagValues) -> int:
     if asked.loss is None and asked.model is None:
         raise ValueError(f"--loss is missing. {setting.rules(Audit)['loss'].says}")
     loss = asked.loss and own_code.imported("loss", asked.loss, "function")
-    adapted = None if asked.model is None else _adapted(asked.model, asked.norm_mode)
-    saved = {name: _floats(asked, name) for name in ("params", "update")}
+    adapted = None if asked.model is None else _adapted(asked)
+    saved, adapted = _read(asked, adapted)
     settings = {
         name: setting.plain(rule, getattr(asked, name))
         for name, rule in setting.rules(Audit).items()
@@ -173,24 +177,11 @@ def _run(values: flags.FlagValues) -> int:
     return command.FAILED if report.summary.get("failed") else 0
 
 
-def _adapted(text: str, norm_mode: str | None) -> Adapted:
+def _adapted(asked: Audit) -> Adapted:
     """Returns the model that `--model` names."""
-    found = own_code.imported("model", text, "name")
-    if callable(found) and not isinstance(found, Adapted):
-        try:
-            found = found()
-        except Exception as error:  # the reader's own code may raise anything
-            said = (str(error).splitlines() or [""])[0]
-            raise ValueError(
-                f"--model={text} cannot be called without arguments "
-                f"({type(error).__name__}: {said})."
-            ) from None
-    if not isinstance(found, Adapted):
-        raise ValueError(
-            f"--model={text} is of type {type(found).__name__}: expected what "
-            "adapters.from_nnx and others return, or a function that returns it."
-        )
-    if found.batch_norm and norm_mode is None:
+    text = str(asked.model)
+    found = own_model.adapted(text, asked.image_shape, int(asked.num_classes or 0))
+    if found.batch_norm and asked.norm_mode is None:
         raise ValueError(
             f"--model={text} has batch norms: expected --norm_mode=train, if the "
             "client trained on the statistics of its batch, or eval, if on running "
@@ -199,9 +190,23 @@ def _adapted(text: str, norm_mode: str | None) -> Adapted:
     return found
 
 
-def _report(
-    asked: Audit, loss: Any, adapted: Adapted | None, saved: dict[str, Any]
-) -> Report:
+def _read(asked: Audit, adapted: Adapted | None) -> tuple[Files, Adapted | None]:
+    """Returns the arrays of both files, and the model with the buffers that are beside
+    its params, if there are any."""
+    saved: Files = {}
+    for name in ("update", "params"):  # the latter's buffers count
+        path = getattr(asked, name)
+        named = f"--{name}={path}"
+        held = arrays.load(path, named)
+        if adapted is not None:
+            held, buffers = own_model.apart(held, adapted.buffers, named)
+            adapted = adapted._replace(buffers=buffers)
+        dtype = "float64" if asked.x64 else "float32"
+        saved[name] = arrays.as_floats(held, dtype, named)
+    return saved, adapted
+
+
+def _report(asked: Audit, loss: Any, adapted: Adapted | None, saved: Files) -> Report:
     """Returns the report, of the structure of params that the loss takes."""
     if adapted is not None:
         train = None if asked.norm_mode is None else asked.norm_mode == "train"
@@ -218,14 +223,7 @@ def _report(
     raise first
 
 
-def _floats(asked: Audit, name: str) -> dict[str, np.ndarray]:
-    path = getattr(asked, name)
-    named = f"--{name}={path}"
-    dtype = "float64" if asked.x64 else "float32"
-    return arrays.as_floats(arrays.load(path, named), dtype, named)
-
-
-def _attacked(asked: Audit, loss_fn: Any, params: Any, saved: dict[str, Any]) -> Report:
+def _attacked(asked: Audit, loss_fn: Any, params: Any, saved: Files) -> Report:
     update = arrays.as_tree(saved["update"], params, f"--update={asked.update}")
     local = None
     if asked.local_steps:

@@ -10,7 +10,8 @@ from support import toy
 
 from invertjax.adapters import Adapted
 from invertjax.cli import __main__ as command
-from invertjax.cli import audit
+from invertjax.cli import arrays as cli_arrays
+from invertjax.cli import audit, own_model
 
 LOSS = "--loss=support.toy:loss_fn"
 SIZES = ("--image_shape=6,6,1", "--num_classes=3")
@@ -50,6 +51,14 @@ def normalised():
 
 def of_a_size(size):
     return adapted()
+
+
+def failing(num_classes):
+    raise RuntimeError("no luck\nat all")
+
+
+def numbers():
+    return [1, 2]
 
 
 def run(*args: str) -> int:
@@ -142,15 +151,46 @@ def test_a_model_of_any_framework(importable, saved, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("HERE", "is of type str: expected what adapters.from_nnx"),
+        ("HERE", "is of type str: expected a module class, or a function"),
         ("run_without", "expected module:name that can be imported"),
-        ("of_a_size", "cannot be called without arguments"),
+        ("of_a_size", "takes an argument 'size' without a default"),
+        ("failing", "cannot be made as failing(num_classes=3): RuntimeError: no luck"),
+        ("numbers", "it returns a list, expected a module of Flax, Equinox or"),
     ],
 )
 def test_what_is_no_model_is_refused(name, says, importable, saved, capsys):
     assert run(*saved[0], f"--model={HERE}:{name}", *SIZES) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_running_statistics_beside_the_params_are_the_models(
+    beside, monkeypatch, saved, tmp_path
+):
+    """A module class is made for the images and classes, and takes them from the file;
+    where there are none, they are its own."""
+    adapted = own_model.adapted("support.own_models:Normed", (6, 6, 1), 3)
+    drawn = np.random.default_rng(0)
+    buffers = jax.tree.map(
+        lambda leaf: drawn.uniform(1, 2, leaf.shape).astype("f"), adapted.buffers
+    )
+    held = cli_arrays.flat(adapted.params)
+    params, update = tmp_path / "params.npz", tmp_path / "update.npz"
+    np.savez(params, **(held | (cli_arrays.flat(buffers) if beside else {})))
+    np.savez(update, **held)
+    seen = []
+    monkeypatch.setattr(audit, "_attacked", lambda *given: seen.append(given) or 1 / 0)
+    model = ("--model=support.own_models:Normed", "--norm_mode=eval")
+    with pytest.raises(ZeroDivisionError):
+        run(f"--params={params}", f"--update={update}", *model, *SIZES)
+    ((_, loss, found, _),) = seen
+    batch = {"image": drawn.uniform(size=(1, 6, 6, 1)), "label": np.zeros(1, int)}
+    truth = adapted._replace(buffers=buffers if beside else adapted.buffers)
+    expected, _ = truth.loss(train=False)
+    np.testing.assert_allclose(
+        loss(found, batch), expected(adapted.params, batch), rtol=1e-5
+    )
 
 
 def test_without_pillow_all_but_the_picture_is_there(
