@@ -15,11 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 
-# Primitives that only call the one jaxpr in their parameters, and may be inlined.
-_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"})
+from invertjax.rewrites import relus
 
 
 def softened(
@@ -83,63 +81,20 @@ def _evaluate(
 
     for eqn in jaxpr.eqns:
         given = [read(atom) for atom in eqn.invars]
-        if _is_relu(eqn):
-            found = [activation(given[_operand(eqn)])]
-        elif eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)):
-            inner, closed = _body(eqn), _consts(eqn)
+        if relus.is_relu(eqn):
+            found = [activation(given[relus.operand(eqn)])]
+        elif eqn.primitive.name in relus.CALLS and _contains_relu(relus.body(eqn)):
+            inner, closed = relus.body(eqn), relus.consts(eqn)
             found = _evaluate(inner, closed, given, activation)
         else:
-            found = _bind(eqn, given)
+            found = relus.bind(eqn, given)
         values |= dict(zip(eqn.outvars, found, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _bind(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
-    params = eqn.primitive.get_bind_params(eqn.params)
-    # Before jax 0.8 the params came after the functions that are called.
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    found = eqn.primitive.bind(*functions, *given, **params)
-    return found if eqn.primitive.multiple_results else [found]
-
-
 def _contains_relu(jaxpr: core.Jaxpr) -> bool:
     return any(
-        _is_relu(eqn) or (eqn.primitive.name in _CALLS and _contains_relu(_body(eqn)))
+        relus.is_relu(eqn)
+        or (eqn.primitive.name in relus.CALLS and _contains_relu(relus.body(eqn)))
         for eqn in jaxpr.eqns
     )
-
-
-def _is_relu(eqn: core.JaxprEqn) -> bool:
-    if eqn.primitive.name == "custom_jvp_call":  # as `jax.nn.relu` is
-        body = _open(eqn.params["call_jaxpr"])
-        while len(body.eqns) == 1 and body.eqns[0].primitive.name in _CALLS:
-            body = _body(body.eqns[0])
-        return len(body.eqns) == 1 and _is_maximum_with_zero(body.eqns[0])
-    return _is_maximum_with_zero(eqn)
-
-
-def _is_maximum_with_zero(eqn: core.JaxprEqn) -> bool:
-    aval: Any = eqn.outvars[0].aval
-    floats = jnp.issubdtype(aval.dtype, jnp.floating)
-    if eqn.primitive.name != "max" or not floats:
-        return False
-    literals = [atom.val for atom in eqn.invars if isinstance(atom, core.Literal)]
-    return len(literals) == 1 and np.ndim(literals[0]) == 0 and literals[0] == 0
-
-
-def _operand(eqn: core.JaxprEqn) -> int:
-    """Returns which input of a relu is not the zero."""
-    return [isinstance(atom, core.Literal) for atom in eqn.invars].index(False)
-
-
-def _open(jaxpr: Any) -> core.Jaxpr:
-    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-
-
-def _body(eqn: core.JaxprEqn) -> core.Jaxpr:
-    return _open(eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"])
-
-
-def _consts(eqn: core.JaxprEqn) -> Sequence[Any]:
-    jaxpr = eqn.params["call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"]
-    return jaxpr.consts if isinstance(jaxpr, core.ClosedJaxpr) else ()
