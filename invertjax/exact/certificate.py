@@ -72,6 +72,7 @@ class Certificate(NamedTuple):
 
     label: `[]` int. weight: `[]`, the one of the weights that fits.
     misfit: `[]`, the largest difference in the group, over what is allowed.
+    shown: `[]`, the largest share of what was allowed that the group showed anywhere.
     evidence: `[]`, the natural logarithm of one over the chance that the logits of
     another input would fit as well.
     slope: `[N]`, w dL/dh, and slope_error `[N]`. next_slope: `[M]`, w dL/du, and
@@ -81,6 +82,7 @@ class Certificate(NamedTuple):
     label: jax.Array
     weight: jax.Array
     misfit: jax.Array
+    shown: jax.Array
     evidence: jax.Array
     slope: jax.Array
     slope_error: jax.Array
@@ -148,31 +150,62 @@ def certificate(
     which, label = jnp.unravel_index(jnp.argmin(worst), worst.shape)
     weight, allowed = weights[which], allowed[which]
     inside = jnp.any(group) & jnp.all(~group | (found.hidden > 0) | found.near)
-    misfit = jnp.where(inside, worst[which, label], jnp.inf)
+    shown = misfit = jnp.where(inside, worst[which, label], jnp.inf)
     strength = jnp.where(group[None], weight * found.spread / allowed[None], 0)
 
     following = weight * found.next_by_label[label]
     next_unsure = weight * _spread_of(found.moved, found.next_spread)
     if following.size:
-        largest, most = jnp.max(jnp.abs(following)), jnp.max(next_unsure)
-        next_allowed = seen.next_error + found.doubt * largest + found.hidden * most
-        wanted = found.hidden[:, None] * following[None]
-        off = jnp.max(jnp.abs(wanted - seen.following), axis=1) / next_allowed
-        misfit = jnp.maximum(misfit, jnp.max(jnp.where(group, off, 0)))
-        times = jnp.where(group, weight * found.hidden / next_allowed, 0)
-        more = jnp.linalg.norm(times) * found.next_spread
-        strength = jnp.concatenate([strength, more], axis=1)
+        off, apart, more = _of_the_next(found, group, seen, following, next_unsure)
+        misfit = jnp.maximum(misfit, off)
+        shown = jnp.maximum(misfit, apart)
+        strength = jnp.concatenate([strength, weight * more], axis=1)
     count = jnp.sum(group) * (1 + following.size)
     return Certificate(
         label,
         weight,
         misfit,
+        shown,
         evidence(strength, jnp.maximum(count, 1)),
         weight * found.by_label[label],
         weight * unsure,
         following,
         next_unsure,
     )
+
+
+def _of_the_next(
+    found: Slopes,
+    group: jax.Array,
+    seen: Seen,
+    slope: jax.Array,
+    unsure: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the largest difference in the next layer's gradient, over what is
+    allowed; by how much of its doubt a unit is further on; and the derivatives of the
+    equations by the logits, `[K, 2 M]`.
+
+    How far on a unit is may be in doubt; the direction of its row is not.
+    """
+    square = jnp.sum(jnp.square(slope))
+    square = jnp.where(square > 0, square, 1)
+    fitted = seen.following @ slope / square
+    apart = jnp.abs(fitted - found.hidden) / (found.doubt + 1e-30)
+    low, high = found.hidden - found.doubt, found.hidden + found.doubt
+    fitted = jnp.clip(fitted, jnp.maximum(low, 0), high)
+    allowed = seen.next_error + fitted * jnp.max(unsure)
+    off = jnp.max(jnp.abs(fitted[:, None] * slope[None] - seen.following), axis=1)
+    worst = jnp.max(jnp.where(group, off / allowed, 0))
+    along = found.next_spread @ slope
+    inside = along[:, None] * slope[None] / square
+    loose = allowed + found.doubt * jnp.max(jnp.abs(slope))
+    parts = (inside, loose), (found.next_spread - inside, allowed)
+    times = [
+        part * jnp.linalg.norm(jnp.where(group, found.hidden / error, 0))
+        for part, error in parts
+    ]
+    apart = jnp.max(jnp.where(group, apart, 0))
+    return worst, apart, jnp.concatenate(times, axis=1)
 
 
 def _spread_of(moved: jax.Array, spread: jax.Array) -> jax.Array:

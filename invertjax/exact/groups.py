@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 SUMS = 32  # random sums of a column
+TELLING = 1e-3  # error of a ratio, to its size, that tells images apart
 LOUD = 8.0  # errors that a bias' gradient has to be larger than
 
 
@@ -55,8 +56,8 @@ def rms(rows: jax.Array) -> jax.Array:
 
 
 def representatives(units: Units, promising: jax.Array, count: int) -> jax.Array:
-    """Returns the `count` units to look at, `[C]`: of every group the one with the
-    largest gradient; those that are promising first, then those of the largest groups.
+    """Returns the `count` units to look at, `[C]`: of every group the one whose
+    ratio is the most exact; those that are promising first, then those of the largest groups.
 
     Args:
       units: what is left of them.
@@ -64,12 +65,12 @@ def representatives(units: Units, promising: jax.Array, count: int) -> jax.Array
       count: C <= N.
     """
     ratios, errors = units.ratios, units.ratio_errors
-    loud, size = units.loud, jnp.abs(units.bias)
+    loud, telling = units.loud, TELLING * rms(ratios)
 
     def row(j: jax.Array) -> tuple[jax.Array, jax.Array]:
         near = rms(ratios - ratios[j][None]) <= 4 * (errors + errors[j])
-        near &= loud & loud[j]
-        return jnp.sum(near), jnp.argmax(jnp.where(near, size, -1))
+        near &= loud & loud[j] & (errors <= jnp.maximum(4 * errors[j], telling[j]))
+        return jnp.sum(near), jnp.argmin(jnp.where(near, errors, jnp.inf))
 
     number = jnp.arange(len(loud))
     counts, leaders = jax.lax.map(row, number, batch_size=64)
@@ -87,4 +88,6 @@ def group(units: Units, sums: jax.Array, error: jax.Array) -> jax.Array:
     """
     off = rms(units.sums - units.bias[:, None] * sums[None])
     own = units.error + rms(sums) * units.bias_error + jnp.abs(units.bias) * error
-    return units.loud & (off <= 4 * own)
+    # What agrees with anything is no member.
+    telling = units.ratio_errors <= jnp.maximum(4 * error, TELLING * rms(sums))
+    return units.loud & telling & (off <= 4 * own)

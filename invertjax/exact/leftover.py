@@ -145,7 +145,7 @@ def less(
     hidden = jnp.where(on, network.hidden, 0)
     size, x_size = jnp.abs(slope), jnp.where(good, rms(rows.x), 0)
     # What is allowed is the worst; the units of the group have shown how much it is.
-    measured = jnp.minimum(4 * proof.misfit + 0.01, 1)
+    measured = jnp.minimum(4 * proof.shown + 0.01, 1)
     # A unit that rounding switches on or off is wrong by all of its slope.
     unsure = jnp.where(network.near, jnp.abs(proof.slope), 0)
     unsure += measured[:, None] * jnp.where(on, proof.slope_error, 0)

@@ -124,10 +124,11 @@ def _layer(
 def _stored(exact: precision.Precision, sizes: Amounts) -> Amounts:
     """Returns what rounding, when the update was sent, and noise may have taken."""
     single = 4 * exact.noise + exact.tiny  # the largest of several coordinates
+    half = exact.stored / 2  # to the nearest number; of many, root mean square, a third
     return Amounts(
-        exact.stored * sizes.bias + single,
-        exact.stored * sizes.column + exact.noise + exact.tiny,
-        exact.stored * sizes.row + single,
+        half * sizes.bias + single,
+        0.6 * half * sizes.column + exact.noise + exact.tiny,
+        half * sizes.row + single,
     )
 
 
