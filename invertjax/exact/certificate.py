@@ -160,13 +160,12 @@ def certificate(
         misfit = jnp.maximum(misfit, off)
         shown = jnp.maximum(misfit, apart)
         strength = jnp.concatenate([strength, weight * more], axis=1)
-    count = jnp.sum(group) * (1 + following.size)
     return Certificate(
         label,
         weight,
         misfit,
         shown,
-        evidence(strength, jnp.maximum(count, 1)),
+        evidence(strength),
         weight * found.by_label[label],
         weight * unsure,
         following,
@@ -201,7 +200,7 @@ def _of_the_next(
     loose = allowed + found.doubt * jnp.max(jnp.abs(slope))
     parts = (inside, loose), (found.next_spread - inside, allowed)
     times = [
-        part * jnp.linalg.norm(jnp.where(group, found.hidden / error, 0))
+        part * _strong(jnp.where(group, found.hidden / error, 0))
         for part, error in parts
     ]
     apart = jnp.max(jnp.where(group, apart, 0))
@@ -212,21 +211,32 @@ def _spread_of(moved: jax.Array, spread: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.square(moved) @ jnp.square(spread))
 
 
-def evidence(strength: jax.Array, count: jax.Array) -> jax.Array:
+def _strong(sizes: jax.Array) -> jax.Array:
+    """Returns a size that is no larger than the largest, and typical of the large."""
+    scaled = sizes / jnp.maximum(jnp.max(jnp.abs(sizes)), 1e-30)
+    squares = jnp.square(scaled)
+    total = jnp.maximum(jnp.sum(squares), 1e-30)
+    return jnp.max(jnp.abs(sizes)) * jnp.sqrt(jnp.sum(jnp.square(squares)) / total)
+
+
+def evidence(strength: jax.Array) -> jax.Array:
     """Returns the logarithm of by how much equations narrow the logits down.
 
     Along each of the directions in which the equations depend on the logits at all,
-    those that fit lie within sqrt(count) / singular value of one another. A loss that
-    is saturated, or has one free direction as that of two classes, narrows down little.
+    those that fit lie within sqrt(n) / singular value of one another, n the number of
+    equations that matter: (sum of squares)^2 / sum of fourth powers. A loss that is
+    saturated, or has one free direction as that of two classes, narrows down little.
 
     Args:
       strength: `[K, E]`, derivatives of the equations by the logits, over what is
         allowed.
-      count: `[]`, of the equations.
     """
-    scale = jnp.maximum(jnp.max(jnp.abs(strength)), 1)  # squares of large ones overflow
+    scale = jnp.maximum(jnp.max(jnp.abs(strength)), 1e-30)  # squares may overflow
     scaled = strength / scale
     squares: Any = jnp.linalg.eigvalsh(scaled @ scaled.T)
+    powers = jnp.sum(jnp.square(scaled), axis=0)
+    fourth = jnp.maximum(jnp.sum(jnp.square(powers)), 1e-30)
+    count = jnp.maximum(jnp.square(jnp.sum(powers)) / fourth, 1)
     # Below this the eigenvalues of a product are rounding.
     real = squares > 1e3 * jnp.finfo(strength.dtype).eps * squares[-1]
     narrower = jnp.log(jnp.where(real, squares, 1) / count) / 2 + jnp.log(scale)

@@ -43,7 +43,7 @@ class Rows(NamedTuple):
     """Images that were found, `[B, ...]`, or candidates, `[C, ...]`.
 
     x: `[B, D]`. sums: `[B, R]` of it. error: `[B]`, of x, root mean square.
-    units: `[B]` int, that agreed. evidence: see `Certificate`.
+    group: `[B, N]` bool, the units that agreed. evidence: see `Certificate`.
     """
 
     x: jax.Array
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
     label: jax.Array
     weight: jax.Array
     error: jax.Array
-    units: jax.Array
+    group: jax.Array
     evidence: jax.Array
 
 
@@ -102,7 +102,7 @@ def start(
         jnp.full(size, -1, jnp.int32),
         jnp.zeros(size, wide),
         jnp.zeros(size, wide),
-        jnp.zeros(size, jnp.int32),
+        jnp.zeros((size, len(bias)), bool),
         jnp.zeros(size, wide),
     )
     return Left(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from invertjax import leaves, losses
 from invertjax.base import Params, Update
 from invertjax.exact import certificate, groups, leftover, precision
-from invertjax.exact.certificate import Behind, Certificate, Slopes
+from invertjax.exact.certificate import Behind, Certificate, Seen, Slopes
 from invertjax.exact.dense_relu import DenseRelu
 from invertjax.exact.groups import rms
 from invertjax.exact.leftover import Amounts, Layer, Left, Rows
@@ -141,30 +141,47 @@ def _round(layer: Layer, size: int, left: Left) -> Left:
     x = (left.columns[:, chosen] / bias[None]).T
     errors = units.ratio_errors[chosen]
 
-    def judged(
-        given: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
-    ) -> tuple[Slopes, Certificate, jax.Array]:
-        size, sums, error, z = given
-        network = certificate.slopes(layer.behind, z, _doubt(layer, size, error))
-        members = groups.group(units, sums, error)
-        proof = certificate.certificate(network, members, seen, layer.weights)
-        return network, proof, jnp.sum(members, dtype=jnp.int32)
+    sums = x @ layer.mixing
 
-    z, sums = x @ layer.weight + layer.bias[None], x @ layer.mixing
-    slopes = len(layer.behind.labels) * (len(left.bias) + left.following.size)
-    few = min(len(x), max(1, 2**22 // slopes))
-    network, proof, members = jax.lax.map(
-        judged, (rms(x), sums, errors, z), batch_size=few
-    )
+    def judged(
+        of: tuple[jax.Array, ...], network: Slopes
+    ) -> tuple[Certificate, jax.Array]:
+        members = groups.group(units, of[0], of[1])
+        proof = certificate.certificate(network, members, seen, layer.weights)
+        return proof, members
+
+    network, (proof, group) = _each(layer, x, errors, judged, (sums, errors))
     label = proof.label.astype(jnp.int32)
-    rows = Rows(x, sums, label, proof.weight, errors, members, proof.evidence)
+    rows = Rows(x, sums, label, proof.weight, errors, group, proof.evidence)
     good = (proof.misfit <= 1) & (proof.evidence > LIKELY) & units.loud[chosen]
     good &= errors <= EXACT * rms(x)
     if not left.following.size:  # then one unit is one equation
-        good &= members > 1
+        good &= jnp.sum(group, axis=1) > 1
     good &= _new(rows, good, left.found, left.count)
     good &= jnp.cumsum(good) <= size - left.count
     return leftover.less(left, rows, good, network, proof)
+
+
+def _each(
+    layer: Layer,
+    x: jax.Array,
+    errors: jax.Array,
+    judged: Callable[[Any, Slopes], Any],
+    of: Any,
+) -> tuple[Slopes, Any]:
+    """Returns what the network says of candidates `[C, D]`, and what `judged` does, of
+    as many at once as fit."""
+    z = x @ layer.weight + layer.bias[None]
+
+    def one(given: tuple[jax.Array, jax.Array, jax.Array, Any]) -> tuple[Slopes, Any]:
+        size, error, z, rest = given
+        network = certificate.slopes(layer.behind, z, _doubt(layer, size, error))
+        return network, judged(rest, network)
+
+    following = layer.behind.following
+    entries = layer.weight.shape[1] + (0 if following is None else following.size)
+    few = max(1, 2**22 // (len(layer.behind.labels) * entries))
+    return jax.lax.map(one, (rms(x), errors, z, of), batch_size=min(few, len(x)))
 
 
 def _doubt(layer: Layer, size: jax.Array, error: jax.Array) -> jax.Array:
@@ -214,15 +231,51 @@ def _ended(layer: Layer, left: Left, size: int) -> Peeled:
     complete = jnp.all(quiet) & (left.count == size)
     # What explains the whole gradient of the layer together is proven together.
     there = jnp.arange(size) < left.count
-    certified = there & ((found.evidence > SURE) | complete)
+    evidence = jax.lax.fori_loop(
+        0, 3, lambda _, now: _together(layer, left, errors, now), found.evidence
+    )
+    certified = there & ((evidence > SURE) | complete)
     return Peeled(
         found.x,
         found.label,
         certified,
         found.weight,
-        found.units,
+        jnp.sum(found.group, axis=1, dtype=jnp.int32),
         found.error,
         (left.columns, left.bias),
         left.rounds,
         complete,
     )
+
+
+def _together(
+    layer: Layer, left: Left, errors: Amounts, evidence: jax.Array
+) -> jax.Array:
+    """Returns the evidence `[B]` for images by all units that are now explained.
+
+    A unit in which nothing is left, in any of its coordinates, says of each image that
+    moved it what the image's own units say. Not counted are units that were taken for
+    the own ones of another image that is not proven: of these nothing can be left.
+    """
+    found = left.found
+    quiet = jnp.abs(left.bias) <= errors.bias
+    quiet &= rms(left.sums) <= errors.column
+    quiet &= jnp.max(jnp.abs(left.following), axis=1, initial=0) <= errors.row
+    weak = found.group & (evidence <= SURE)[:, None]
+    others = jnp.sum(weak, axis=0)[None] - weak  # of the other images
+
+    def judged(of: tuple[jax.Array, ...], network: Slopes) -> jax.Array:
+        own, others, label, weight = of
+        slope = jnp.where(network.hidden > 0, weight * network.by_label[label], 0)
+        moved = jnp.abs(slope) > groups.LOUD * errors.bias
+        group = own | (quiet & moved & ~network.near & (others == 0))
+        rows = network.hidden[:, None] * (weight * network.next_by_label[label])[None]
+        following = left.following + rows
+        seen = Seen(left.bias + slope, errors.bias, following, errors.row)
+        proof = certificate.certificate(network, group, seen, layer.weights)
+        fits = (proof.misfit <= 1) & (proof.label == label)
+        return jnp.where(fits, proof.evidence, 0)
+
+    of = found.group, others, found.label, found.weight
+    again = _each(layer, found.x, found.error, judged, of)[1]
+    return jnp.maximum(evidence, again)
