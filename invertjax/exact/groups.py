@@ -57,7 +57,7 @@ def rms(rows: jax.Array) -> jax.Array:
 
 def representatives(units: Units, promising: jax.Array, count: int) -> jax.Array:
     """Returns the `count` units to look at, `[C]`: of every group the one whose
-    ratio is the most exact; those that are promising first, then those of the largest groups.
+    ratio is the most exact; the promising ones first, then those of the largest groups.
 
     Args:
       units: what is left of them.

@@ -339,9 +339,12 @@ def test_defenses_apply_in_order():
 @pytest.mark.parametrize(
     "args, attack",
     [
-        (["--batch_size=2"], "inverting_gradients"),
+        ([], "peeling"),
+        (["--batch_size=2"], "peeling"),
+        (["--batch_size=2", "--activation=tanh"], "inverting_gradients"),
+        (["--activation=tanh"], "analytic"),
         (["--defense=gaussian:0.1"], "inverting_gradients"),
-        (["--labels=joint"], "inverting_gradients"),
+        (["--labels=joint"], "peeling"),
         (["--defense=clip:0.1"], "analytic"),
     ],
 )
