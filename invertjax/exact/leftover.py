@@ -60,7 +60,7 @@ class Left(NamedTuple):
 
     columns: `[D, N]`. sums: `[N, R]` of them. bias: `[N]`. following: `[N, M]`.
     terms: sizes of all that was added up in a coordinate. blur: errors of what was
-    subtracted. found: `[B, ...]` the images that were; count: `[]` int, of them.
+    subtracted. found: `[B, ...]` the images that were; known: `[]` int, how many.
     rounds: `[]` int. going: `[]` bool, whether the last round found one.
     """
 
@@ -71,7 +71,7 @@ class Left(NamedTuple):
     terms: Amounts
     blur: Amounts
     found: Rows
-    count: jax.Array
+    known: jax.Array
     rounds: jax.Array
     going: jax.Array
 
@@ -162,7 +162,7 @@ def less(
         jnp.hypot(_total(x_size, unsure), _total(measured * rows.error, size)),
         jnp.hypot(_total(next_size, doubt), _total(next_unsure, hidden)),
     )
-    where = left.count + jnp.cumsum(good) - 1
+    where = left.known + jnp.cumsum(good) - 1
     where = jnp.where(good, where, len(left.found.label))
 
     def keep(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -178,7 +178,7 @@ def less(
         jax.tree.map(jnp.hypot, left.terms, terms),
         jax.tree.map(jnp.hypot, left.blur, blur),
         jax.tree.map(keep, left.found, rows),
-        left.count + jnp.sum(good, dtype=jnp.int32),
+        left.known + jnp.sum(good, dtype=jnp.int32),
         left.rounds + 1,
         jnp.any(good),
     )

@@ -91,7 +91,7 @@ def peel(
     most = 4 * size + 8 if rounds is None else rounds
     with jax.default_matmul_precision("highest"):
         left = jax.lax.while_loop(
-            lambda left: left.going & (left.rounds < most) & (left.count < size),
+            lambda left: left.going & (left.rounds < most) & (left.known < size),
             functools.partial(_round, layer, size),
             leftover.start(layer, columns, bias, following, size),
         )
@@ -157,8 +157,8 @@ def _round(layer: Layer, size: int, left: Left) -> Left:
     good &= errors <= EXACT * rms(x)
     if not left.following.size:  # then one unit is one equation
         good &= jnp.sum(group, axis=1) > 1
-    good &= _new(rows, good, left.found, left.count)
-    good &= jnp.cumsum(good) <= size - left.count
+    good &= _new(rows, good, left.found, left.known)
+    good &= jnp.cumsum(good) <= size - left.known
     return leftover.less(left, rows, good, network, proof)
 
 
@@ -228,9 +228,9 @@ def _ended(layer: Layer, left: Left, size: int) -> Peeled:
     errors, found = left.errors(layer), left.found
     units, _ = left.seen(errors)
     quiet = ~units.loud & (rms(left.sums) <= groups.LOUD * errors.column)
-    complete = jnp.all(quiet) & (left.count == size)
+    complete = jnp.all(quiet) & (left.known == size)
     # What explains the whole gradient of the layer together is proven together.
-    there = jnp.arange(size) < left.count
+    there = jnp.arange(size) < left.known
     evidence = jax.lax.fori_loop(
         0, 3, lambda _, now: _together(layer, left, errors, now), found.evidence
     )

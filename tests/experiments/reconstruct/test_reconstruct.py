@@ -213,10 +213,12 @@ def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
     out = tmp_path / "run"
     assert cli.run(*SMALL, "--targets=1", "--nonull_control", f"--workdir={out}") == 0
     summary = cli.summary(out)
-    assert summary["attack"] == summary["threat_model"]["attack"] == "analytic"
+    assert summary["attack"] == summary["threat_model"]["attack"] == "peeling"
+    assert summary["certified_share"] == summary["recovered_share"] == 1
+    assert summary["false_certificates"] == 0
     assert 120 < summary["psnr_min"] <= 160
     assert _nulls(out).keys() == {"mean_image", "random_image"}
-    assert [row["steps"] for row in cli.rows(out)] == [0]
+    assert [row["certified"] for row in cli.rows(out)] == [[True]]
 
 
 # Without attacking: what the client shares and what the attacker starts from.
