@@ -61,6 +61,7 @@ class Left(NamedTuple):
     columns: `[D, N]`. sums: `[N, R]` of them. bias: `[N]`. following: `[N, M]`.
     terms: sizes of all that was added up in a coordinate. blur: errors of what was
     subtracted. found: `[B, ...]` the images that were; known: `[]` int, how many.
+    looked_at: `[]` int, how many candidates there were.
     rounds: `[]` int. going: `[]` bool, whether the last round found one.
     """
 
@@ -72,6 +73,7 @@ class Left(NamedTuple):
     blur: Amounts
     found: Rows
     known: jax.Array
+    looked_at: jax.Array
     rounds: jax.Array
     going: jax.Array
 
@@ -113,6 +115,7 @@ def start(
         Amounts(*sizes),
         Amounts(no, no, no),
         found,
+        none,
         none,
         none,
         jnp.array(True),
@@ -179,6 +182,7 @@ def less(
         jax.tree.map(jnp.hypot, left.blur, blur),
         jax.tree.map(keep, left.found, rows),
         left.known + jnp.sum(good, dtype=jnp.int32),
+        left.looked_at,
         left.rounds + 1,
         jnp.any(good),
     )

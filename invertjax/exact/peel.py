@@ -36,7 +36,8 @@ class Peeled(NamedTuple):
     units: `[B]` int, how many agreed. error: `[B]`, root mean square of the errors that
     the update's precision allows a row of features.
     left: `(W, c)`, the layer's gradient less what was found, `[D, N]` and `[N]`.
-    rounds: `[]` int. complete: `[]` bool, whether nothing is left.
+    candidates: `[]` int, that were looked at. rounds: `[]` int.
+    complete: `[]` bool, whether nothing is left.
     """
 
     features: jax.Array
@@ -46,6 +47,7 @@ class Peeled(NamedTuple):
     units: jax.Array
     error: jax.Array
     left: tuple[jax.Array, jax.Array]
+    candidates: jax.Array
     rounds: jax.Array
     complete: jax.Array
 
@@ -159,6 +161,8 @@ def _round(layer: Layer, size: int, left: Left) -> Left:
         good &= jnp.sum(group, axis=1) > 1
     good &= _new(rows, good, left.found, left.known)
     good &= jnp.cumsum(good) <= size - left.known
+    looked_at = left.looked_at + jnp.sum(units.loud[chosen], dtype=jnp.int32)
+    left = left._replace(looked_at=looked_at)
     return leftover.less(left, rows, good, network, proof)
 
 
@@ -243,6 +247,7 @@ def _ended(layer: Layer, left: Left, size: int) -> Peeled:
         jnp.sum(found.group, axis=1, dtype=jnp.int32),
         found.error,
         (left.columns, left.bias),
+        left.looked_at,
         left.rounds,
         complete,
     )
