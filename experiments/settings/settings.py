@@ -126,6 +126,9 @@ def replaced(settings: Settings, **changes: Any) -> Settings:
     )
 
 
+_LATER = frozenset({"hidden", "normalise"})
+
+
 def digest(kept: Mapping[str, Any], length: int = 8) -> str:
     """Returns characters that differ where any of the settings does.
 
@@ -133,6 +136,8 @@ def digest(kept: Mapping[str, Any], length: int = 8) -> str:
       kept: by name, as `flat` returns them.
       length: how many characters.
     """
+    # A setting that came later, and is not used, leaves a run's folder where it was.
+    kept = {k: v for k, v in kept.items() if v is not None or k not in _LATER}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 

@@ -32,6 +32,7 @@ SHARE = 0.2  # of the peak of matrix products that small models reach
 TRAINED = 64  # images in a step of training the victim
 TRAINING = 3 / 7  # of an iteration's passes: a gradient alone, see `clients.gradient`
 COMPILE = 15.0  # seconds a program
+COUNTED = ("activation", "norm", "width", "hidden")  # what a network's cost depends on
 OVERHEAD = 0.05  # seconds a target: its client, its scores
 
 
@@ -79,7 +80,7 @@ def one(cell: Settings, speed: float) -> Estimate:
     if is_own(victim.model):
         size, options["classes"] = _example(data) or (size, CLASSES)
     else:
-        options = {n: getattr(victim, n) for n in ("activation", "norm", "width")}
+        options = {n: getattr(victim, n) for n in COUNTED}
     counted = count(str(victim.model), size, **options)
     images = clients.batch_size
     if clients.local_steps:
