@@ -157,9 +157,7 @@ def less(
     next_unsure = measured * jnp.max(proof.next_slope_error, axis=1, initial=0)
     doubt = measured[:, None] * jnp.where(on | network.near, network.doubt, 0)
     doubt = jnp.where(good[:, None], doubt, 0)
-    terms = Amounts(
-        *(_total(one, size) for one in (good, x_size)), _total(next_size, hidden)
-    )
+    terms = Amounts(_total(good, size), _total(x_size, size), _total(next_size, hidden))
     blur = Amounts(
         _total(good, unsure),
         jnp.hypot(_total(x_size, unsure), _total(measured * rows.error, size)),

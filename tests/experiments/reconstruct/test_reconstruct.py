@@ -221,6 +221,34 @@ def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
     assert [row["certified"] for row in cli.rows(out)] == [[True]]
 
 
+def test_a_batch_comes_apart_without_its_labels(tmp_path):
+    """Also of a network that sees pixels as they are."""
+    out = tmp_path / "run"
+    flags = ("--attack=peeling", "--batch_size=3", "--normalise=none", "--targets=2")
+    assert cli.run(*SMALL, *flags, f"--workdir={out}") == 0
+    summary, rows = cli.summary(out), cli.rows(out)
+    assert summary["threat_model"]["labels"] == "joint"
+    certified = np.array([row["certified"] for row in rows])
+    exact = np.array([row["psnr"] for row in rows]) >= 40
+    assert certified.shape == (2, 3) and certified.any()
+    assert summary["certified_share"] == pytest.approx(certified.mean())
+    assert summary["recovered_share"] == pytest.approx(exact.mean())
+    assert summary["false_certificates"] == 0 == (certified & ~exact).sum()
+    for row in rows:
+        for true, found, sure in zip(
+            row["labels_true"], row["labels"], row["certified"], strict=True
+        ):
+            assert true == found or not sure
+
+
+def test_where_nothing_is_seen_of_pixels_nothing_is_certified(tmp_path):
+    out = tmp_path / "run"
+    flags = ("--attack=peeling", "--model=cnn", "--hidden=16", "--targets=1")
+    assert cli.run(*SMALL, *flags, "--nonull_control", f"--workdir={out}") == 0
+    assert cli.summary(out)["certified_share"] == 0
+    assert cli.rows(out)[0]["labels"] is not None
+
+
 # Without attacking: what the client shares and what the attacker starts from.
 
 
