@@ -110,7 +110,8 @@ class Result(NamedTuple):
 
 def uncertified(batch: Batch) -> jax.Array:
     """Returns `Result.certified` of an attack without a rule: all False."""
-    whole = batch["image"] if isinstance(batch, dict) else jax.tree.leaves(batch)[0]
+    named = isinstance(batch, dict) and "image" in batch
+    whole = batch["image"] if named else jax.tree.leaves(batch)[0]
     return jnp.zeros(jnp.shape(whole)[:1], bool)
 
 
