@@ -14,6 +14,7 @@ from invertjax import defenses as defenses
 from invertjax import demixing as demixing
 from invertjax import distances as distances
 from invertjax import driver as driver
+from invertjax import exact as exact
 from invertjax import federated as federated
 from invertjax import keys as keys
 from invertjax import labels as labels

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Key = jax.Array
 Params = Any  # pytree of arrays
@@ -94,6 +95,9 @@ class Result(NamedTuple):
       then; `inf` where no step was taken.
     steps: `[]` int32, steps taken.
     stopped: `[]` int32, a code of `Stop`.
+    certified: `[B]` bool, the images that are proven to be in the batch, by equations
+      of the update and without the truth; all False where an attack has no such rule.
+      None, in an attack of a reader's own, says the same.
     """
 
     batch: Batch
@@ -101,6 +105,14 @@ class Result(NamedTuple):
     losses: jax.Array
     steps: jax.Array
     stopped: jax.Array
+    certified: jax.Array | None = None
+
+
+def uncertified(batch: Batch) -> jax.Array:
+    """Returns `Result.certified` of an attack without a rule: all False."""
+    named = isinstance(batch, dict) and "image" in batch
+    whole = batch["image"] if named else jax.tree.leaves(batch)[0]
+    return jnp.zeros(jnp.shape(whole)[:1], bool)
 
 
 class Attack(NamedTuple):

@@ -26,6 +26,7 @@ from invertjax.base import (
     Share,
     Stop,
     Update,
+    uncertified,
 )
 
 
@@ -291,9 +292,9 @@ def _result(
         last = jnp.where(nothing, jnp.inf, rank(state.z))
         best = optax.tree.where(last < loss, state.z, best)
         loss = jnp.where(last < loss, last, loss)
-    return Result(candidate.decode(best), loss, state.losses, state.step, stopped)
+    batch = candidate.decode(best)
+    return Result(batch, loss, state.losses, state.step, stopped, uncertified(batch))
 
 
 def _finite(tree: Any) -> jax.Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))

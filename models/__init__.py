@@ -64,6 +64,7 @@ def build(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     stem: str | None = None,
+    hidden: int | None = None,
 ) -> Network:
     """Builds a network whose first layer is (image - mean) / std.
 
@@ -82,6 +83,8 @@ def build(
       mean: one value a channel; CIFAR-10's for three channels, else 0.5.
       std: one positive value a channel; CIFAR-10's for three channels, else 0.25.
       stem: "cifar" or "imagenet", for resnet18 only; "imagenet" from 64 pixels on.
+      hidden: units of the dense layer before the last one: of cnn (100), resnet20 and
+        resnet18 (no such layer) only.
 
     Returns:
       A `Network`.
@@ -103,6 +106,7 @@ def build(
         init=_choice("init", _or(init, defaults.init), INITS),
         width=_positive("width", _or(width, defaults.width)),
         stem=_stem(name, stem, image_shape),
+        hidden=_hidden(name, hidden),
     )
     means, stds = _RGB if channels == 3 else tuple((c,) * channels for c in _OTHER)
     means = _per_channel("mean", _or(mean, means), channels)
@@ -150,6 +154,19 @@ def _per_channel(
             f"Expected {argument}={tuple(value)} with one value a channel: {channels}."
         )
     return tuple(float(v) for v in value)
+
+
+def _hidden(name: str, hidden: int | None) -> int | None:
+    default = DEFAULTS[name].hidden
+    if hidden is None:
+        return default if isinstance(default, int) else None
+    if default is None:
+        choosers = [n for n in NAMES if DEFAULTS[n].hidden is not None]
+        raise ValueError(
+            f"Expected hidden={hidden!r} with name={', '.join(choosers)} only; {name} "
+            "has no such layer."
+        )
+    return _positive("hidden", hidden)
 
 
 def _stem(name: str, stem: str | None, image_shape: tuple[int, int, int]) -> str | None:

@@ -53,7 +53,7 @@ class ResNet(nnx.Module):
 
     The first block of every stage but the first halves height and width; each stage has
     twice the channels of the one before. Parameters: `stem`, `stem_norm`, `blocks/i`
-    (counted through the stages) and `head`.
+    (counted through the stages), `head`, and `hidden` before it where it was asked for.
     """
 
     last = "head"
@@ -73,7 +73,9 @@ class ResNet(nnx.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks.append(Block(spec, inputs, channels, rngs, stride=stride))
         self.blocks = nnx.List(blocks)
-        self.head = layers.dense(spec, channels, spec.num_classes, rngs)
+        if spec.hidden:
+            self.hidden = layers.dense(spec, channels, spec.hidden, rngs)
+        self.head = layers.dense(spec, spec.hidden or channels, spec.num_classes, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """`[B, H, W, C]` normalised images to `[B, num_classes]` logits."""
@@ -86,7 +88,10 @@ class ResNet(nnx.Module):
             features = layers.max_pool_3x3(features)
         for block in self.blocks:
             features = block(features)
-        return features.mean((1, 2))
+        features = features.mean((1, 2))
+        if hasattr(self, "hidden"):
+            features = self.activation(self.hidden(features))
+        return features
 
 
 def _convolution(spec: Spec, inputs: int, outputs: int, rngs: nnx.Rngs, **shape):
@@ -96,10 +101,10 @@ def _convolution(spec: Spec, inputs: int, outputs: int, rngs: nnx.Rngs, **shape)
 
 RESNET20 = Architecture(
     functools.partial(ResNet, stages=(3, 3, 3)),
-    Defaults("relu", "batch", "default", width=16),
+    Defaults("relu", "batch", "default", width=16, hidden="none"),
 )
 
 RESNET18 = Architecture(
     functools.partial(ResNet, stages=(2, 2, 2, 2)),
-    Defaults("relu", "batch", "default", width=64, stem="auto"),
+    Defaults("relu", "batch", "default", width=64, stem="auto", hidden="none"),
 )

@@ -17,6 +17,7 @@ class Spec(NamedTuple):
       init: a key of `layers.INITS`.
       width: channels (or units) of the first layer; the others are multiples of it.
       stem: "cifar" or "imagenet" where the architecture has the choice, else None.
+      hidden: units of the dense layer before the last one; None where there is none.
     """
 
     image_shape: tuple[int, int, int]
@@ -26,12 +27,14 @@ class Spec(NamedTuple):
     init: str
     width: int
     stem: str | None
+    hidden: int | None = None
 
 
 class Defaults(NamedTuple):
     """What an architecture uses where nothing else is asked for; see `Spec`.
 
     `stem` is "auto" (chosen by the size of the images) or None (there is no choice).
+    `hidden` is "none" where such a layer may be added, None where it may not.
     """
 
     activation: str
@@ -39,6 +42,7 @@ class Defaults(NamedTuple):
     init: str
     width: int
     stem: str | None = None
+    hidden: int | str | None = None
 
 
 class Architecture(NamedTuple):

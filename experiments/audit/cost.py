@@ -26,6 +26,7 @@ from invertjax.cli.cost import Count, Estimate
 Shape = tuple[int, ...]
 SIDE, CHANNELS, CLASSES = 32, 3, 10
 SMALL = 5e5  # pixels times iterations that take seconds, whatever the network
+COUNTED = ("activation", "norm", "width", "hidden")  # what a network's cost depends on
 BLOCK = 64  # updates that a sweep holds at a time
 TRAINED = 64  # images in a step of training the victim
 OVERHEAD = 0.05  # seconds a target: its client, its scores
@@ -150,7 +151,7 @@ def of_model(data: Data, victim: Victim) -> Count:
     if is_own(victim.model):
         size, options["classes"] = _example(data) or (size, CLASSES)
     else:
-        options = {n: getattr(victim, n) for n in ("activation", "norm", "width")}
+        options = {n: getattr(victim, n) for n in COUNTED}
     return count(str(victim.model), size, **options)
 
 

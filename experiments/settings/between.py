@@ -169,7 +169,9 @@ def _one_gradient(given: Given, row: Attacker) -> None:
     if flag is None:
         return
     steps = given.get("local_steps")
+    needing = row if row.one_gradient else ATTACKERS[given["warm_start"]]
     joint = given.get("labels", row.labels[0]) == "joint"
+    joint = joint and "joint" not in needing.labels
     # (whether it is wrong, what is, what would be right)
     rules = [
         (bool(steps), f"--local_steps={steps}", "0"),

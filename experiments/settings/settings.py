@@ -135,8 +135,9 @@ def digest(kept: Mapping[str, Any], length: int = 8) -> str:
       kept: by name, as `flat` returns them.
       length: how many characters.
     """
-    told = {k: v for k, v in kept.items() if v is not None or k not in _LATER}
-    text = json.dumps(told, sort_keys=True)
+    # A setting that came later, and is not used, leaves a run's folder where it was.
+    kept = {k: v for k, v in kept.items() if v is not None or k not in _LATER}
+    text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 

@@ -7,7 +7,9 @@ from invertjax.cli import amounts, own_code
 from invertjax.cli.setting import Besides, setting
 
 NETWORKS = ("per_target", "shared")
-OURS = ("activation", "norm", "init", "width")  # which models of the reader have not
+# What models of the reader have not.
+OURS = ("activation", "norm", "init", "width", "hidden", "normalise")
+NORMALISATIONS = ("usual", "none")
 NORM_MODES = ("train", "eval")
 _DATA = ("update", "data, and --update comes without")
 
@@ -59,6 +61,20 @@ class Victim:
         at_least=1,
         at_most=10**5,
         because=amounts.memory(lambda width: 4.0 * width * width),
+    )
+    hidden: int | None = setting(
+        "Units of the dense layer before the last one, of cnn (default 100), resnet20 "
+        "and resnet18 (default: no such layer).",
+        later=True,
+        at_least=1,
+        at_most=10**5,
+        because=amounts.memory(lambda hidden: 4.0 * 1e3 * hidden),
+    )
+    normalise: str | None = setting(
+        f"What it does to pixels first, {_one_of(NORMALISATIONS)}: (pixel - mean) / "
+        "std, or nothing, so that it sees [0, 1]. Default: usual.",
+        later=True,
+        one_of=NORMALISATIONS,
     )
     networks: str = setting(
         f"Untrained networks, {_one_of(NETWORKS)}: a new one for every target, or one "

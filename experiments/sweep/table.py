@@ -22,7 +22,8 @@ from invertjax.cli import fields, run_folder
 # the tables of former ones have its column.
 _ORDER = (
     *("dataset", "data_dir", "split", "image_size"),
-    *("model", "activation", "norm", "norm_mode", "init", "width", "networks"),
+    *("model", "activation", "norm", "norm_mode", "init", "width", "hidden"),
+    *("normalise", "networks"),
     *("train_steps", "train_split", "train_lr", "checkpoint"),
     *("attack", "batch_size", "targets", "restarts", "steps", "warm_start", "stop"),
     *("labels", "attack_lr", "total_variation"),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import models
-from experiments.settings.victim import Victim, has_batch_norm, is_own
+from experiments.settings.victim import OURS, Victim, has_batch_norm, is_own
 from experiments.victims import own_loss, own_model
 from experiments.victims.own_model import OwnModel
 from invertjax.base import Block, Loss
@@ -56,7 +56,7 @@ def network(
         defense, do not fit a model of the reader's own.
     """
     change = protection.network_change(defense)
-    names = victim.model, victim.activation, victim.norm, victim.init, victim.width
+    names = victim.model, *(getattr(victim, name) for name in OURS)
     sizes = tuple(image_shape), num_classes
     model = cache(
         ("architecture", names, victim.loss is None, *sizes),
@@ -257,6 +257,10 @@ def _architecture(
     victim: Victim, image_shape: tuple[int, ...], num_classes: int
 ) -> models.Network:
     assert victim.model is not None
+    channels = image_shape[2]
+    plain: dict[str, Any] = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    if victim.normalise != "none":
+        plain = {}
     try:
         return models.build(
             victim.model,
@@ -266,6 +270,8 @@ def _architecture(
             norm=victim.norm,
             init=victim.init,
             width=victim.width,
+            hidden=victim.hidden,
+            **plain,
         )
     except ValueError as error:
         raise ValueError(f"--model={victim.model}: {error}") from None

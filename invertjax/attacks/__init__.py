@@ -10,6 +10,8 @@ from invertjax.attacks.idlg import idlg as idlg
 from invertjax.attacks.inverting_gradients import (
     inverting_gradients as inverting_gradients,
 )
+from invertjax.attacks.peeling import peeling as peeling
+from invertjax.attacks.peeling import refuses_peeling as refuses_peeling
 from invertjax.attacks.posterior import fit_smoothness as fit_smoothness
 from invertjax.attacks.posterior import posterior as posterior
 from invertjax.attacks.posterior import smoothness as smoothness

@@ -34,6 +34,11 @@ def analytic(
     dc[j] != 0; the largest is taken. Exact to rounding (about 150 dB in float32) for a
     batch of one and one gradient step, at any positive scale of the update.
 
+    The image is certified where at least two units agree, dW is the outer product of
+    x and dc to 1e-3 of its size, and the whole update of the image is the observed
+    one, up to its scale, to 1e-3 as well: a wrong label or another network's update
+    fails the second, noise, pruning and a second image the first.
+
     Args:
       share: `batch -> update`; scores the answer (`Result.loss` is the cosine
         distance of its update from the observed one).
@@ -66,7 +71,9 @@ def analytic(
         finite = jnp.isfinite(loss)
         stopped = jnp.where(finite, Stop.BUDGET, Stop.NON_FINITE)
         loss = jnp.where(finite, loss, jnp.inf)
-        return Result(batch, loss, jnp.zeros(0), jnp.array(0, jnp.int32), stopped)
+        proven = _proven(weight, bias, share(batch), observed) & finite
+        steps = jnp.array(0, jnp.int32)
+        return Result(batch, loss, jnp.zeros(0), steps, stopped, proven[None])
 
     return Attack(init, lambda z, n: z, result, 0)
 
@@ -90,8 +97,28 @@ def admits(
     except ValueError:
         return False
     weight, bias = map(jnp.asarray, dense)  # whose 0 / 0 is no warning, as NumPy's is
+    return bool(_is_outer(weight, bias, tolerance))
+
+
+def _is_outer(weight: jax.Array, bias: jax.Array, tolerance: float) -> jax.Array:
     rest = weight - jnp.outer(_ratio(weight, bias), bias)
-    return bool(trees.norm(rest) <= tolerance * trees.norm(weight))
+    return trees.norm(rest) <= tolerance * trees.norm(weight)
+
+
+def _proven(
+    weight: jax.Array, bias: jax.Array, found: Update, observed: Update
+) -> jax.Array:
+    """Says whether the image is certified, `[]` bool; see `analytic`."""
+    moved = jnp.abs(bias) > 1e-3 * jnp.max(jnp.abs(bias))
+    (found, _), (observed, _) = trees.scaled(found), trees.scaled(observed)
+
+    def dot(a: Update, b: Update) -> jax.Array:
+        return trees.total(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
+
+    scale = dot(found, observed) / dot(found, found)
+    rest = jax.tree.map(lambda a, b: scale * a - b, found, observed)
+    same = (scale > 0) & (trees.norm(rest) <= 1e-3 * trees.norm(observed))
+    return (jnp.sum(moved) > 1) & _is_outer(weight, bias, 1e-3) & same
 
 
 def refuses_closed_form(params: Params, shape: tuple[int, ...]) -> str | None:

@@ -25,6 +25,7 @@ from invertjax.base import (
     Share,
     Stop,
     Update,
+    uncertified,
 )
 from invertjax.rewrites import convolutions
 from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
@@ -125,7 +126,8 @@ def recursive(
         finite = jnp.isfinite(value)
         stopped = jnp.where(finite, Stop.BUDGET, Stop.NON_FINITE)
         value = jnp.where(finite, value, jnp.inf)
-        return Result(batch, value, jnp.zeros(0), taken, stopped)
+        none = uncertified(batch)
+        return Result(batch, value, jnp.zeros(0), taken, stopped, none)
 
     return matching.in_full_precision(Attack(init, lambda state, n: state, result, 0))
 

@@ -8,6 +8,7 @@ from invertjax.auditing.situations import LABELS, Situation, Target, Threat
 from invertjax.base import Attack, Params
 from invertjax.candidates import Initialisation
 from invertjax.defenses.protection import Protection
+from invertjax.driver.cache import Cache
 
 
 class Attacker(NamedTuple):
@@ -32,7 +33,9 @@ class Attacker(NamedTuple):
       params, or their shapes, as of one network.
     adapts: `protections -> words` for the threat model, where it uses what it knows of
       them in a way of its own, else None.
-    choose: `situation -> name` of the row that is run; None: this one.
+    choose: `(situation, cache) -> name` of the row that is run; None: this one.
+    prefers: `(situation, cache) -> bool`, whether an auditor who does not choose should
+      run this one first; None: never.
     scale_free: whether it finds the images of any multiple of an update.
     warms: whether another attack may start from where it ends.
     exact: whether Newton's steps converge from there.
@@ -58,7 +61,8 @@ class Attacker(NamedTuple):
     switches: tuple[str, ...] = ()
     refuses: Callable[[Target, Params, Threat], str | None] | None = None
     adapts: Callable[[Sequence[Protection]], str | None] | None = None
-    choose: Callable[[Situation], str] | None = None
+    choose: Callable[[Situation, Cache], str] | None = None
+    prefers: Callable[[Situation, Cache], bool] | None = None
     scale_free: bool = False
     warms: bool = False
     exact: bool = False

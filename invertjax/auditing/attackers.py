@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from invertjax import attacks, candidates, distances
-from invertjax.auditing import clients, observed
+from invertjax.auditing import clients, closed_forms, observed
 from invertjax.auditing.attacker import Attacker
 from invertjax.auditing.situations import (
     Situation,
@@ -21,6 +21,7 @@ from invertjax.auditing.situations import (
 from invertjax.base import Attack, Params
 from invertjax.defenses import protection
 from invertjax.defenses.protection import Protection
+from invertjax.driver.cache import Cache
 
 
 def _inverting_gradients(
@@ -164,49 +165,37 @@ IDLG = DEEP_LEAKAGE._replace(name="idlg", labels=("inferred",), images=1)
 # Closed forms
 
 
-def _analytic(trial: Trial) -> Attack:
-    return attacks.analytic(
-        trial.share,
-        trial.observed,
-        trial.candidate,
-        from_input=trial.target.from_input,
-    )
-
-
-def _has_a_dense_first_layer(
-    target: Target, params: Params, threat: Threat
-) -> str | None:
-    del threat
-    return attacks.refuses_closed_form(params, target.shape)
-
-
 ANALYTIC = Attacker(
     "analytic",
-    _analytic,
+    closed_forms.analytic,
     steps=None,
     labels=("known", "inferred"),
     images=1,
-    refuses=_has_a_dense_first_layer,
+    refuses=closed_forms.refuses_analytic,
     scale_free=True,
     network="mlp",
 )
 
 
-def _recursive(trial: Trial) -> Attack:
-    chain = clients.chain(trial.target, trial.params, trial.threat)
-    return attacks.recursive(
-        trial.share,
-        trial.observed,
-        trial.candidate,
-        params=trial.params,
-        blocks=chain.blocks,
-        loss=chain.loss,
-    )
-
+PEELING = Attacker(
+    "peeling",
+    closed_forms.peeling,
+    steps=None,
+    labels=("joint", "known", "inferred"),
+    one_gradient=True,
+    blocks=True,
+    rule="plain",
+    refuses=closed_forms.refuses_peeling,
+    prefers=closed_forms.peels,
+    network="mlp",
+    work=100,
+    says="peeling: for networks with a dense layer and relu that sees the pixels; says "
+    "of each image whether it is certain, and finds the labels.",
+)
 
 RECURSIVE = Attacker(
     "recursive",
-    _recursive,
+    closed_forms.recursive,
     steps=None,
     labels=("known", "inferred"),
     one_gradient=True,
@@ -224,8 +213,12 @@ RECURSIVE = Attacker(
 # What an auditor who does not choose should run
 
 
-def _choose(situation: Situation) -> str:
-    """Returns the closed form where all updates admit it, else gradient matching."""
+def _choose(situation: Situation, cache: Cache) -> str:
+    """Returns the attack that says that it should go first, the closed form where all
+    updates admit it, else gradient matching."""
+    for row in _ROWS:
+        if row.prefers is not None and row.prefers(situation, cache):
+            return row.name
     if situation.threat.labels == "joint":  # a closed form has no labels to optimise
         return INVERTING_GRADIENTS.name
     return closed_form(situation) or INVERTING_GRADIENTS.name
@@ -245,8 +238,8 @@ AUTO = INVERTING_GRADIENTS._replace(
     name="auto",
     choose=_choose,
     warms=False,
-    says="auto: analytic where the update admits the closed form, else "
-    "inverting_gradients.",
+    says="auto: peeling where it proves an image, analytic where the update admits the "
+    "closed form, else inverting_gradients.",
 )
 
 _ROWS = (
@@ -257,6 +250,7 @@ _ROWS = (
     DEEP_LEAKAGE,
     IDLG,
     ANALYTIC,
+    PEELING,
     RECURSIVE,
 )
 ATTACKERS = {row.name: row for row in _ROWS}

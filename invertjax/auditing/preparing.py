@@ -75,7 +75,7 @@ def prepare(
     images = None if public is None else public["image"][:shown]
     if row.public:
         situation = observed.with_smoothness(situation, images)
-    chosen = attackers.named(row.choose(situation)) if row.choose else row
+    chosen = attackers.named(row.choose(situation, cache)) if row.choose else row
     given = {k: v for k, v in (numbers or {}).items() if k in chosen.numbers}
     fixed, arrays = chosen.split({**chosen.numbers, **given})
     situation = observed.with_numbers_of_attack(situation, arrays)

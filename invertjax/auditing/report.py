@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from invertjax.auditing import verdicts
+from invertjax.auditing import certainty, verdicts
 from invertjax.auditing.strips import strips
 from invertjax.base import Arrays, Row
 from invertjax.reports import pictures, text
@@ -36,7 +36,8 @@ class Report(NamedTuple):
 
     attack: that was run, by name.
     metrics: by name. Of a reconstruction "psnr" (dB) and "ssim" have the axes
-      ("update", "image"); "label_recall", "loss" and "update_rms" the axis "update".
+      ("update", "image"), and so has "certified" (bool); "label_recall", "loss" and
+      "update_rms" the axis "update".
       "fit" is the cosine distance of the reconstruction's update from the one
       observed, "fit_truth" that of the true batch, as the attacker simulates its
       client. Without the truth there is "fit" alone. Scores are NaN where an attack
@@ -73,6 +74,7 @@ class Report(NamedTuple):
             "failed": sum(row["loss"] is None for row in self.rows),
             "loss_mean": _mean([r["loss"] for r in self.rows if r["loss"] is not None]),
             **scores,
+            **certainty.shares(self.rows),
             "verdict": self.verdict,
             **last,
             "threat_model": self.threat_model,
@@ -154,6 +156,9 @@ def reconstruction(
         for name in ("psnr", "ssim")
         if rows[0].get(name)
     }
+    if all("certified" in row for row in rows):  # results of earlier versions have none
+        proven = np.asarray([row["certified"] for row in rows], bool)
+        per_image["certified"] = Metric(proven, ("update", "image"))
     failed = [row["loss"] is None for row in rows]
     for name, metric in (per_update | per_image).items():
         if name in _OF_RESULTS:
@@ -239,6 +244,7 @@ def _lines(report: Report) -> list[str]:
             f"  {value:6.2f} dB  {NULLS.get(name, name)}"
             for name, value in report.nulls.items()
         ]
+    lines += certainty.said(summary)
     lines.append(
         f"{summary['seconds_compile']:.1f} s to compile, "
         f"{summary['seconds_run']:.1f} s to run: {summary['layout']}"

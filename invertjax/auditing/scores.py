@@ -64,6 +64,8 @@ def scored(
         "update_rms": float(situation.trials["rms"][index]),
     }
     images = finite(result.batch["image"])
+    proven = certified(result)
+    row["certified"] = proven.tolist()
     row["still_falling"] = still_falling(result)
     if fit is not None:
         row["fit"] = _finite(fit(index, result.batch))
@@ -80,12 +82,20 @@ def scored(
     row |= {**found, "ssim": found.get("ssim", []), "label_recall": float(recall)}
     row["labels_true"] = [int(value) for value in truth["label"]]
     row["labels"] = [int(guess[i]) for i in order]
+    row["certified"] = proven[order].tolist()
     return row, {
         "target": np.asarray(index),
         "image": np.clip(images[order], 0, 1),
         "label": guess[order],
         "original": truth["image"],
     }
+
+
+def certified(result: Result) -> np.ndarray:
+    """Returns which images, `[B]` bool, an attack has proven."""
+    if result.certified is None:
+        return np.zeros(np.shape(result.batch["image"])[:1], bool)
+    return np.asarray(result.certified)
 
 
 def still_falling(result: Result) -> bool:

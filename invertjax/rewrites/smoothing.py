@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 
-from invertjax.rewrites import equations
+from invertjax.rewrites import equations, relus
 
 
 def softened(
@@ -71,8 +70,8 @@ def _softened(activation: Callable[[jax.Array], jax.Array]) -> equations.Step:
     """Returns how equations are computed, with `activation` for relus."""
 
     def step(eqn: core.JaxprEqn, given: list[Any]) -> list[Any]:
-        if _is_relu(eqn):
-            return [activation(given[_operand(eqn)])]
+        if relus.is_relu(eqn):
+            return [activation(given[relus.operand(eqn)])]
         body = equations.called(eqn)
         if body is not None and _contains_relu(body):
             return equations.inlined(body, given, step)
@@ -83,30 +82,7 @@ def _softened(activation: Callable[[jax.Array], jax.Array]) -> equations.Step:
 
 def _contains_relu(body: Any) -> bool:
     return any(
-        _is_relu(eqn) or (inner is not None and _contains_relu(inner))
+        relus.is_relu(eqn) or (inner is not None and _contains_relu(inner))
         for eqn in body.eqns
         for inner in [equations.called(eqn)]
     )
-
-
-def _is_relu(eqn: core.JaxprEqn) -> bool:
-    if eqn.primitive.name == "custom_jvp_call":  # as `jax.nn.relu` is
-        body: Any = eqn.params["call_jaxpr"]
-        while len(body.eqns) == 1 and equations.called(body.eqns[0]) is not None:
-            body = equations.called(body.eqns[0])
-        return len(body.eqns) == 1 and _is_maximum_with_zero(body.eqns[0])
-    return _is_maximum_with_zero(eqn)
-
-
-def _is_maximum_with_zero(eqn: core.JaxprEqn) -> bool:
-    aval: Any = eqn.outvars[0].aval
-    floats = jnp.issubdtype(aval.dtype, jnp.floating)
-    if eqn.primitive.name != "max" or not floats:
-        return False
-    literals = [atom.val for atom in eqn.invars if isinstance(atom, core.Literal)]
-    return len(literals) == 1 and np.ndim(literals[0]) == 0 and literals[0] == 0
-
-
-def _operand(eqn: core.JaxprEqn) -> int:
-    """Returns which input of a relu is not the zero."""
-    return [isinstance(atom, core.Literal) for atom in eqn.invars].index(False)

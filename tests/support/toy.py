@@ -61,3 +61,11 @@ def soft(batch):
 def at(params, client=None):
     """The toy client, or another, at these params: `batch -> update`."""
     return clients.at(client or clients.gradient(loss_fn), params, jax.random.key(0))
+
+
+def relu_hidden(params, images):
+    return jnp.maximum(dense(params["first"], images.reshape(len(images), -1)), 0)
+
+
+RELU_BLOCKS = (relu_hidden, _logits)
+relu_loss = losses.classification(lambda p, x: _logits(p, relu_hidden(p, x)))

@@ -213,10 +213,40 @@ def test_auto_reads_one_image_of_a_dense_network_exactly(tmp_path):
     out = tmp_path / "run"
     assert cli.run(*SMALL, "--targets=1", "--nonull_control", f"--workdir={out}") == 0
     summary = cli.summary(out)
-    assert summary["attack"] == summary["threat_model"]["attack"] == "analytic"
+    assert summary["attack"] == summary["threat_model"]["attack"] == "peeling"
+    assert summary["certified_share"] == summary["recovered_share"] == 1
+    assert summary["false_certificates"] == 0
     assert 120 < summary["psnr_min"] <= 160
     assert _nulls(out).keys() == {"mean_image", "random_image"}
-    assert [row["steps"] for row in cli.rows(out)] == [0]
+    assert [row["certified"] for row in cli.rows(out)] == [[True]]
+
+
+def test_a_batch_comes_apart_without_its_labels(tmp_path):
+    """Also of a network that sees pixels as they are."""
+    out = tmp_path / "run"
+    flags = ("--attack=peeling", "--batch_size=3", "--normalise=none", "--targets=2")
+    assert cli.run(*SMALL, *flags, f"--workdir={out}") == 0
+    summary, rows = cli.summary(out), cli.rows(out)
+    assert summary["threat_model"]["labels"] == "joint"
+    certified = np.array([row["certified"] for row in rows])
+    exact = np.array([row["psnr"] for row in rows]) >= 40
+    assert certified.shape == (2, 3) and certified.any()
+    assert summary["certified_share"] == pytest.approx(certified.mean())
+    assert summary["recovered_share"] == pytest.approx(exact.mean())
+    assert summary["false_certificates"] == 0 == (certified & ~exact).sum()
+    for row in rows:
+        for true, found, sure in zip(
+            row["labels_true"], row["labels"], row["certified"], strict=True
+        ):
+            assert true == found or not sure
+
+
+def test_where_nothing_is_seen_of_pixels_nothing_is_certified(tmp_path):
+    out = tmp_path / "run"
+    flags = ("--attack=peeling", "--model=cnn", "--hidden=16", "--targets=1")
+    assert cli.run(*SMALL, *flags, "--nonull_control", f"--workdir={out}") == 0
+    assert cli.summary(out)["certified_share"] == 0
+    assert cli.rows(out)[0]["labels"] is not None
 
 
 # Without attacking: what the client shares and what the attacker starts from.
@@ -339,9 +369,12 @@ def test_defenses_apply_in_order():
 @pytest.mark.parametrize(
     "args, attack",
     [
-        (["--batch_size=2"], "inverting_gradients"),
+        ([], "peeling"),
+        (["--batch_size=2"], "peeling"),
+        (["--batch_size=2", "--activation=tanh"], "inverting_gradients"),
+        (["--activation=tanh"], "analytic"),
         (["--defense=gaussian:0.1"], "inverting_gradients"),
-        (["--labels=joint"], "inverting_gradients"),
+        (["--labels=joint"], "peeling"),
         (["--defense=clip:0.1"], "analytic"),
     ],
 )

@@ -198,7 +198,8 @@ def test_bad_settings_are_refused_in_one_line(args, fragments, capsys, tmp_path)
 
 
 # What stays None: it is the model's or the data set's own, or does not apply.
-OWN = {"data_dir", "image_size", "activation", "norm", "init", "width"}
+OWN = {"data_dir", "image_size", "activation", "norm", "init", "width", "hidden"}
+OWN |= {"normalise"}
 ABSENT = {
     "warm_start",
     "checkpoint",
@@ -222,6 +223,7 @@ UNUSED = {"norm_mode", "train_lr", "defense_known"}
         ("deep_leakage", FIRST_ORDER),
         ("idlg", FIRST_ORDER),
         ("analytic", FIRST_ORDER | {"restarts", "steps", "stop"}),
+        ("peeling", FIRST_ORDER | {"restarts", "steps", "stop"}),
         ("recursive", FIRST_ORDER | {"restarts", "steps", "stop"}),
     ],
 )

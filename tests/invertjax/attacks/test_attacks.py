@@ -53,6 +53,8 @@ def prepared(name, params, label):
         toy.loss_fn, SHAPE, Parts(toy.CLASSES), None, noise, blocks=toy.BLOCKS
     )
     threat = Threat(row.labels[0], protection_known=row.noise)
+    if row.refuses and row.refuses(target, params, threat):  # it needs a relu
+        target = target._replace(loss_fn=toy.relu_loss, blocks=toy.RELU_BLOCKS)
     keys = keys_of(jax.random.key(KEY), 1, 1)
     situation = observed.simulate(
         keys.clients, row, target, threat, params, batches, cache=cache
