@@ -1,13 +1,47 @@
-"""One attack after another, as one attack: the second starts where the first ends."""
+"""One attack after another, as one attack: the next starts where the first ends."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from invertjax.base import Attack, Batch, Key, Result
+
+
+class Prepared(NamedTuple):
+    """known: what was computed before the first step. state: of the attack."""
+
+    known: Any
+    state: Any
+
+    @property
+    def best_loss(self) -> jax.Array:
+        """The objective of the attack."""
+        return self.state.best_loss
+
+
+def prepared(known: Callable[[], Any], make: Callable[[Any], Attack]) -> Attack:
+    """Makes an attack that computes something once, before its first step.
+
+    Args:
+      known: returns a pytree of arrays.
+      make: `known -> Attack`, whose budget does not depend on the values.
+    """
+    shapes = jax.eval_shape(known)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def init(key: Key) -> Prepared:
+        found = known()
+        return Prepared(found, make(found).init(key))
+
+    def advance(state: Prepared, n: jax.Array) -> Prepared:
+        return state._replace(state=make(state.known).advance(state.state, n))
+
+    def result(state: Prepared) -> Result:
+        return make(state.known).result(state.state)
+
+    return Attack(init, advance, result, make(zeros).steps)
 
 
 class Phases(NamedTuple):
@@ -41,7 +75,8 @@ def then(first: Attack, second: Callable[[Batch], Attack]) -> Attack:
         its budget does not depend on the batch.
 
     Returns:
-      An attack whose result is the second's, or the first's where that has not ended.
+      An attack whose result is the second's; where that has not begun, its start from
+      the best that the first has found so far.
     """
     blank = jax.eval_shape(lambda: _batch(first))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
@@ -73,14 +108,14 @@ def then(first: Attack, second: Callable[[Batch], Attack]) -> Attack:
 
     def result(state: Phases) -> Result:
         early = first.result(state.first)
-        late = second(state.start).result(state.second)
+        start, after = jax.lax.cond(
+            state.begun,
+            lambda: (state.start, state.second),
+            lambda: begin(state.first, state.key),
+        )
+        late = second(start).result(after)
         losses = jnp.concatenate([early.losses, late.losses])
-        chosen = optax.tree.where(
-            state.begun, late._replace(losses=losses), early._replace(losses=losses)
-        )
-        return chosen._replace(
-            steps=early.steps + jnp.where(state.begun, late.steps, 0)
-        )
+        return late._replace(losses=losses, steps=early.steps + late.steps)
 
     return Attack(init, advance, result, steps)
 

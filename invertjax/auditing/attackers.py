@@ -180,18 +180,21 @@ ANALYTIC = Attacker(
 PEELING = Attacker(
     "peeling",
     closed_forms.peeling,
-    steps=None,
+    steps=100,  # of least squares; none where the layer sees the pixels
     labels=("joint", "known", "inferred"),
     one_gradient=True,
     blocks=True,
     rule="plain",
+    smooths=True,
     refuses=closed_forms.refuses_peeling,
     prefers=closed_forms.peels,
     network="mlp",
     work=100,
-    says="peeling: for networks with a dense layer and relu that sees the pixels; says "
-    "of each image whether it is certain, and finds the labels.",
+    adapts=closed_forms.adapts_peeling,
+    says="peeling: for networks with a dense layer and relu; says of each image "
+    "whether it is certain, and finds the labels.",
 )
+
 
 RECURSIVE = Attacker(
     "recursive",

@@ -1,5 +1,6 @@
 """How attacks in closed form are made of what an audit has, and where they apply."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from invertjax.auditing.observed import take
 from invertjax.auditing.situations import Situation, Target, Threat, Trial
 from invertjax.base import Attack, Params, Update
 from invertjax.defenses import protection
+from invertjax.defenses.protection import Protection
 from invertjax.driver.cache import Cache
 
 
@@ -42,7 +44,7 @@ def recursive(trial: Trial) -> Attack:
     )
 
 
-def peeling(trial: Trial) -> Attack:
+def peeling(trial: Trial, *, steps: int) -> Attack:
     """Makes the attack that takes a batch apart."""
     chain = clients.chain(trial.target, trial.params, trial.threat)
     return attacks.peeling(
@@ -52,6 +54,8 @@ def peeling(trial: Trial) -> Attack:
         params=trial.params,
         blocks=chain.blocks,
         loss=chain.loss,
+        steps=steps,
+        softened=trial.softened,
         **_told(trial.target, trial.threat),
     )
 
@@ -94,6 +98,19 @@ def peels(situation: Situation, cache: Cache) -> bool:
     return True
 
 
+def adapts_peeling(protections: Sequence[Protection]) -> str:
+    """Returns what peeling makes of known defenses, for the threat model."""
+    if _known_noise(protections) is not None:
+        return "yes: certificates allow for the noise, and for no more"
+    return "no: known, but certificates hold for updates as they are alone"
+
+
+def _known_noise(protections: Sequence[Protection]) -> Any:
+    """Returns the standard deviation of Gaussian noise in the update, None without."""
+    noisy = protection.noise(protections)
+    return noisy.value if noisy and noisy.update and noisy.law == "gaussian" else None
+
+
 def _told(target: Target, threat: Threat) -> dict[str, Any]:
     """Returns what the attacker knows of weights and noise."""
     told: dict[str, Any] = {}
@@ -101,7 +118,5 @@ def _told(target: Target, threat: Threat) -> dict[str, Any]:
         members = np.asarray(target.members, float)
         each = members / members.sum() / (target.shape[0] // len(members))
         told["weights"] = sorted(set(each.tolist()))
-    noisy = protection.noise(target.protections) if threat.protection_known else None
-    if noisy and noisy.update and noisy.law == "gaussian" and noisy.value is not None:
-        told["noise"] = noisy.value
-    return told
+    noise = _known_noise(target.protections) if threat.protection_known else None
+    return told if noise is None else {**told, "noise": noise}

@@ -22,6 +22,7 @@ class DenseRelu(NamedTuple):
     behind_next: `(params, u [B, M]) -> logits [B, K]`, all that follows the next
       layer's product u = h V; None where what comes next is no such layer.
     pixelwise: whether x holds every pixel of an image by itself, moved and scaled.
+    alone: whether x of an image depends on no other image of the batch.
     """
 
     path: str
@@ -32,6 +33,7 @@ class DenseRelu(NamedTuple):
     behind: Callable[[Params, jax.Array], jax.Array]
     behind_next: Callable[[Params, jax.Array], jax.Array] | None
     pixelwise: bool
+    alone: bool
 
     def of(self, tree: Any) -> tuple[jax.Array, jax.Array]:
         """Returns W `[D, N]` and c `[N]` of the params, or of an update like them."""
@@ -103,7 +105,7 @@ def layers(
             reasons.append(f"{path} {place}")
             continue
         layer = _layer(blocks, params, shape, straight, path, place, n)
-        if _mixes_rows(layer, params):
+        if _mixed(layer.behind, params, (layer.units,)):
             reasons.append(f"{path} is followed by a layer that mixes the batch")
         else:
             found.append(layer)
@@ -164,16 +166,18 @@ def _layer(
     inputs, units = (straight.avals[i].shape[1] for i in (place.inputs, place.hidden))
     pixelwise = inputs == math.prod(shape[1:]) and per_pixel(straight, place.inputs)
     after = None if place.product is None else behind_next
-    return DenseRelu(path, place, inputs, units, enter, behind, after, pixelwise)
+    alone = not _mixed(enter, params, shape[1:])
+    return DenseRelu(path, place, inputs, units, enter, behind, after, pixelwise, alone)
 
 
-def _mixes_rows(layer: DenseRelu, params: Params) -> bool:
-    """Says whether the logits of a row depend on another row, by a NaN in it."""
+def _mixed(
+    fun: Callable[[Params, jax.Array], jax.Array], params: Params, row: tuple[int, ...]
+) -> bool:
+    """Says whether what comes of a row depends on another row, by a NaN in it."""
 
-    def logits() -> jax.Array:
+    def second() -> jax.Array:
         ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), params)
-        hidden = jnp.ones((2, layer.units)).at[0].set(jnp.nan)
-        return layer.behind(ones, hidden)[1]
+        return fun(ones, jnp.ones((2, *row)).at[0].set(jnp.nan))[1]
 
     with jax.ensure_compile_time_eval(), jax.debug_nans(False):
-        return bool(jnp.any(jnp.isnan(logits())))
+        return bool(jnp.any(jnp.isnan(second())))
