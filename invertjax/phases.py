@@ -62,8 +62,8 @@ class Phases(NamedTuple):
 
     @property
     def best_loss(self) -> jax.Array:
-        """The objective of the second, infinite before it begins."""
-        return jnp.where(self.begun, self.second.best_loss, jnp.inf)
+        """The objective of the one whose turn it is."""
+        return jnp.where(self.begun, self.second.best_loss, self.first.best_loss)
 
 
 def then(first: Attack, second: Callable[[Batch], Attack]) -> Attack:

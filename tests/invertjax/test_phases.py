@@ -8,6 +8,7 @@ import pytest
 
 from invertjax import candidates, driver, matching, phases
 from invertjax.base import Stop
+from invertjax.each import each
 
 SHAPE = (1, 2, 2, 1)
 FIRST, SECOND = 7, 5
@@ -62,8 +63,39 @@ def test_what_was_found_early_is_a_result():
     attack = _both()
     state = attack.advance(attack.init(jax.random.key(0)), jnp.array(3))
     found = attack.result(state)
-    assert np.isinf(state.best_loss) and int(found.stopped) == Stop.INTERRUPTED
+    assert int(found.stopped) == Stop.INTERRUPTED and int(found.steps) == 3
+    np.testing.assert_allclose(state.best_loss, 4 * (1 - EARLY[2]) ** 2, rtol=1e-6)
     np.testing.assert_allclose(found.batch["image"], EARLY[2], rtol=1e-6)
+
+
+def test_what_is_computed_once_is_known_at_every_step():
+    def make(known):
+        grey = candidates.pixels(SHAPE, jnp.zeros(1, int), init=candidates.grey)
+        return _towards(known["target"], FIRST, grey)
+
+    attack = phases.prepared(lambda: {"target": jnp.array(1.0)}, make)
+    assert attack.steps == FIRST
+    found = driver.invert(jax.random.key(0), attack)
+    np.testing.assert_allclose(found.batch["image"], EARLY[-1], rtol=1e-6)
+
+
+def test_each_problem_has_its_own_steps():
+    """One of them would not be finite, and costs the others nothing."""
+
+    def make(target):
+        grey = candidates.pixels(SHAPE, jnp.zeros(1, int), init=candidates.grey)
+        return _towards(target, FIRST, grey)
+
+    targets = jnp.array([1.0, 3.0, jnp.nan])
+    attack = each(make, targets)
+    state = attack.advance(attack.init(jax.random.key(0)), jnp.array(FIRST))
+    found = attack.result(state)
+    assert found.batch["image"].shape == (3, 2, 2, 1) and attack.steps == FIRST
+    for i, goal in enumerate((1.0, 3.0)):
+        expected = _iterates(0.5, goal, FIRST)[-1]
+        np.testing.assert_allclose(found.batch["image"][i], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.batch["image"][2], 0.5)  # its start
+    assert int(found.steps) == FIRST and not np.any(found.certified)
 
 
 def test_the_driver_runs_it_as_any_attack():

@@ -223,7 +223,7 @@ UNUSED = {"norm_mode", "train_lr", "defense_known"}
         ("deep_leakage", FIRST_ORDER),
         ("idlg", FIRST_ORDER),
         ("analytic", FIRST_ORDER | {"restarts", "steps", "stop"}),
-        ("peeling", FIRST_ORDER | {"restarts", "steps", "stop"}),
+        ("peeling", FIRST_ORDER),
         ("recursive", FIRST_ORDER | {"restarts", "steps", "stop"}),
     ],
 )
