@@ -302,7 +302,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path, capsys):
 
 
 def test_what_takes_over_an_hour_is_not_begun_unasked(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cost, "peak", lambda: 1e4)  # operations a second
+    monkeypatch.setattr(cost, "speed", lambda: 1e3)  # operations a second
     grid = sweeps.write(tmp_path, "steps = 10_000_000")
     line = sweeps.refused(capsys, grid, tmp_path / "run")
     assert "That is about" in line and " h," in line and "--yes" in line
