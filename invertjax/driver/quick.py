@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
+from jax import core
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +31,7 @@ def jit(function: F) -> F:
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         # JAX takes options of the outermost function only.
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+        if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(args)):
             return function(*args)
         return compiled(jax.default_backend())(*args)
 
@@ -43,7 +44,7 @@ def traced_once(function: F) -> F:
     Compiled functions that call it many times are then traced in less time; XLA
     compiles what they compute as before.
     """
-    return jax.jit(function)
+    return cast(F, jax.jit(function))
 
 
 @functools.cache

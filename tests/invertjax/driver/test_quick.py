@@ -73,3 +73,15 @@ def test_a_cache_compiles_briefly_where_it_is_asked_to(compiled_with):
         assert double(jnp.ones(())) == 2
     assert compiled_with[0] is None
     assert compiled_with[-1] == {"xla_backend_optimization_level": 0}
+
+
+def test_what_many_places_call_is_traced_once():
+    traced = []
+
+    def square(x):
+        traced.append(1)
+        return x * x
+
+    once = quick.traced_once(square)
+    found = jax.jit(lambda x: once(x) + jax.grad(once)(x) + once(2 * x))(jnp.ones(()))
+    assert found == 1 + 2 + 4 and len(traced) == 1
