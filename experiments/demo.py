@@ -158,7 +158,7 @@ def _victim(key: jax.Array) -> Victim:
         num_classes=held.num_classes,
         activation="gelu",
     )
-    params, buffers = jax.jit(net.init)(key)
+    params, buffers = driver.quick.jit(net.init)(key)
     loss_fn = losses.classification(
         lambda params, images: net.apply(params, buffers, images, True)[0]
     )

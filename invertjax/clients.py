@@ -83,6 +83,7 @@ def gradient(
         raise ValueError(f"Expected rule={rule!r} to be one of {known}.")
     if convolutions.preferred() if matrix_products is None else matrix_products:
         loss_fn = convolutions.as_matrix_products(loss_fn)
+    loss_fn = _scalar(loss_fn)
 
     def under(rule: str) -> Any:
         grad = derivatives.gradient(loss_fn, rule)
@@ -90,7 +91,6 @@ def gradient(
         def client(params: Params, batch: Batch, key: Key) -> Update:
             del key
             _check_batch(batch)
-            _check_scalar(loss_fn, params, batch)
             return grad(params, batch)
 
         return client
@@ -272,15 +272,26 @@ def _check_batch(batch: Batch) -> None:
         )
 
 
-def _check_scalar(loss_fn: Loss, params: Params, batch: Batch) -> None:
-    value = jax.eval_shape(loss_fn, params, batch)
-    if getattr(value, "shape", None) == ():
+def _scalar(loss_fn: Loss) -> Loss:
+    """Makes a loss check its value as it is traced, not in a trace of its own."""
+
+    @functools.wraps(loss_fn)
+    def checked(params: Params, batch: Batch) -> jax.Array:
+        value = loss_fn(params, batch)
+        _check_scalar(value)
+        return value
+
+    return checked
+
+
+def _check_scalar(value: Any) -> None:
+    shapes = jax.tree.map(jnp.shape, value)
+    if shapes == () and not isinstance(value, tuple):
         return
-    if isinstance(value, tuple) and getattr(value[0], "shape", None) == ():
+    if isinstance(value, tuple) and shapes[:1] == ((),):
         raise ValueError(
             f"Expected loss_fn to return a scalar, got a tuple of {len(value)}: leave "
             "out what it returns beside the loss, as in "
             "lambda params, batch: loss_fn(params, batch)[0]."
         )
-    shapes = jax.tree.map(lambda leaf: leaf.shape, value)
     raise ValueError(f"Expected loss_fn to return a scalar, got shape {shapes}.")

@@ -10,6 +10,7 @@ import models
 from experiments.settings.victim import OURS, Victim, has_batch_norm, is_own
 from experiments.victims import own_loss, own_model
 from experiments.victims.own_model import OwnModel
+from invertjax import driver
 from invertjax.base import Block, Loss
 from invertjax.defenses import protection
 from invertjax.defenses.protection import Drawn, Parts, Protection, Rebuilt
@@ -205,7 +206,7 @@ def _network(
         return loss_fn, None
 
     # Arrays that are there already are no part of a program.
-    init = jax.jit(net.init) if model.fresh else net.init
+    init = driver.quick.jit(net.init) if model.fresh else net.init
     more = compared, model.fresh, model.batch_norm
     if change is None or change.network is None:
         return Network(key, net, init, parts_of(net, 0), plain_loss, *more)
@@ -216,7 +217,7 @@ def _network(
         return made.loss_fn, made.drawn
 
     extended = _extended(net, rebuild(plain_parts({}, True), change.value))
-    init = jax.jit(extended.init)
+    init = driver.quick.jit(extended.init)
     return Network(key, extended, init, parts_of(extended, 0), loss, *more)
 
 

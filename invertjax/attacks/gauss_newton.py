@@ -34,6 +34,7 @@ from invertjax.base import (
     Softened,
     Update,
 )
+from invertjax.driver.quick import traced_once
 from invertjax.solvers import robust
 from invertjax.solvers.levenberg_marquardt import levenberg_marquardt
 
@@ -138,6 +139,8 @@ def gauss_newton(
         residual = distance.residual(guess, observed)
         return jax.tree.map(jnp.multiply, weights, residual)
 
+    misfit = traced_once(misfit)
+
     def objective(z: Point, t: Any) -> jax.Array:
         batch = candidate.decode(z)
         return 0.5 * trees.squared_norm(misfit(batch, t)) + prior(batch, t)
@@ -203,12 +206,11 @@ def _polished(
         return misfit(candidate.decode(z), 1.0)
 
     z = optax.tree.where(rank(state.z) < state.best_loss, state.z, state.best)
-    rest = residual(z)
     new = robust.polish(residual, z, steps=steps, project=candidate.project)
-    loss = rank(new)
+    loss = 0.5 * trees.squared_norm(new.after)  # as `rank`: the prior has ended
     nearly = (found.loss < NEARLY) & (loss < 10 * NEARLY)
-    applies = nearly & (robust.tail(rest) < HEAVY)
-    z = optax.tree.where(applies, new, z)
+    applies = nearly & (robust.tail(new.before) < HEAVY)
+    z = optax.tree.where(applies, new.z, z)
     loss = jnp.where(applies, loss, found.loss)
     return found._replace(batch=candidate.decode(z), loss=loss)
 

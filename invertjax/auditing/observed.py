@@ -1,5 +1,6 @@
 """What the attacker sees of clients: their updates as trials, and labels read off."""
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from invertjax.driver.cache import Cache
 
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 PROBES = 512  # images outside the targets, for label counts
+LITTLE = 50_000  # numbers in a batch: 16 images of 32x32x3
 
 
 class NotFinite(ValueError):
@@ -83,7 +85,9 @@ def simulate(
     told = threat.protection_known and protection.are_told(target.protections)
     static, found = without_numbers(target), numbers(target)
     observe = cache.jit(
-        ("observe", static, row.rule, told), lambda: _observer(static, row.rule, told)
+        ("observe", static, row.rule, told),
+        lambda: _observer(static, row.rule, told),
+        briefly=_is_brief(target),
     )
     rows: list[Arrays] = []
     for i in range(len(batches["image"])):
@@ -95,6 +99,11 @@ def simulate(
             raise NotFinite(i)
     trials = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return situation(target, threat, trials, params, each=each, truth=batches)
+
+
+def _is_brief(target: Target) -> bool:
+    """Returns whether a client is done before its program would be well compiled."""
+    return target.local is None and math.prod(target.shape) <= LITTLE
 
 
 def situation(

@@ -4,6 +4,7 @@ The only package of the library that compiles.
 """
 
 from invertjax.driver import layout as layout
+from invertjax.driver import quick as quick
 from invertjax.driver import stopping as stopping
 from invertjax.driver.cache import Cache as Cache
 from invertjax.driver.programs import Program as Program

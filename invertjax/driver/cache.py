@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from invertjax.driver import quick
+
 _MISSING = object()
 
 Static = tuple[Hashable, ...]  # a key: what kind of thing, and all that is static
@@ -56,9 +58,18 @@ class Cache:
                 self._making.pop(dropped, None)
         return made
 
-    def jit(self, key: Static, function: Callable[[], F]) -> F:
-        """Returns `function()` compiled, once for each key."""
-        return self(key, lambda: jax.jit(function()))
+    def jit(
+        self, key: Static, function: Callable[[], F], *, briefly: bool = False
+    ) -> F:
+        """Returns `function()` compiled, once for each key.
+
+        Args:
+          key: all that is static.
+          function: returns what is to be compiled.
+          briefly: whether by `quick.jit`, for what takes longer to compile than to run.
+        """
+        compiler = quick.jit if briefly else jax.jit
+        return self(key, lambda: compiler(function()))
 
 
 def forget() -> None:

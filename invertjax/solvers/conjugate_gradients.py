@@ -21,7 +21,7 @@ def conjugate_gradients(
     product: Callable[[jax.Array], jax.Array],
     right: jax.Array,
     precondition: Callable[[jax.Array], jax.Array],
-    iterations: int,
+    iterations: jax.typing.ArrayLike,
     tolerance: float,
 ) -> Solution:
     """Solves `product(x) = right` for a symmetric positive definite product.

@@ -8,7 +8,7 @@ Welsch 1977, "Robust Regression Using Iteratively Reweighted Least-Squares").
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,18 @@ from jax.flatten_util import ravel_pytree
 
 from invertjax.base import Point
 from invertjax.solvers.conjugate_gradients import conjugate_gradients
+
+
+class Polished(NamedTuple):
+    """Where `polish` ended, and the residuals there and where it began, flat.
+
+    They come from the one residual that its loop compiles: each further call in the
+    same program would be compiled once more.
+    """
+
+    z: Point
+    before: jax.Array
+    after: jax.Array
 
 
 def polish(
@@ -28,7 +40,7 @@ def polish(
     width: float = 0.3,
     iterations: int = 200,
     tolerance: float = 1e-3,
-) -> Point:
+) -> Polished:
     """Takes `steps` steps, whether they lessen the objective or not.
 
     Every unit that turns on or off makes the residual jump, so that it may grow on the
@@ -49,7 +61,8 @@ def polish(
     def residual(v: jax.Array) -> jax.Array:
         return ravel_pytree(residual_fn(unravel(v)))[0]
 
-    def step(_: Any, flat: jax.Array) -> jax.Array:
+    def step(i: jax.Array, carry: Any) -> Any:
+        flat, before, _ = carry
         here, push = jax.linearize(residual, flat)
         pull = jax.linear_transpose(push, flat)
         weight = _weight(here, width)
@@ -61,11 +74,16 @@ def polish(
             return pull(weight * push(v))[0] + shift * v
 
         right = -pull(weight * here)[0]
-        found = conjugate_gradients(product, right, lambda v: v, iterations, tolerance)
+        most = jnp.where(i < steps, iterations, 0)  # the last one only looks
+        found = conjugate_gradients(product, right, lambda v: v, most, tolerance)
         there = ravel_pytree(project(unravel(flat + found.step)))[0]
-        return jnp.where(jnp.all(jnp.isfinite(there)), there, flat)
+        moves = (i < steps) & jnp.all(jnp.isfinite(there))
+        return jnp.where(moves, there, flat), jnp.where(i == 0, here, before), here
 
-    return unravel(jax.lax.fori_loop(0, steps, step, start))
+    none = jax.eval_shape(residual, start)
+    none = jnp.zeros(none.shape, none.dtype)
+    found, before, after = jax.lax.fori_loop(0, steps + 1, step, (start, none, none))
+    return Polished(unravel(found), before, after)
 
 
 def tail(residual: Any) -> jax.Array:

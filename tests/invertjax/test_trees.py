@@ -89,3 +89,17 @@ def test_weighted_means_of_any_weights(dtype, weight):
     assert mean.dtype == dtype
     eps = jnp.finfo(dtype).eps
     np.testing.assert_allclose(mean, [5.0, -2.0], rtol=2 * eps)
+
+
+def test_small_leaves_are_summed_together():
+    """One by one they take long to compile: a deep network has a hundred of them."""
+    values = jnp.asarray(VALUES)
+    small = {str(i): values * i for i in range(20)}
+    tree = {**small, "half": values.astype("float16"), "large": jnp.ones((80, 80))}
+    body = jax.make_jaxpr(trees.squared_norm)(tree)
+    products = [eqn for eqn in body.eqns if eqn.primitive.name == "dot_general"]
+    assert len(products) == 2
+    exact = sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in tree.values())
+    np.testing.assert_allclose(trees.squared_norm(tree), exact, rtol=1e-5)
+    slope = jax.grad(trees.squared_norm)(tree)
+    np.testing.assert_allclose(slope["7"], 14 * values, rtol=1e-6)

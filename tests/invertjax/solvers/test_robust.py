@@ -40,7 +40,7 @@ def error(z):
 def polished(z, *, steps=16, high=np.inf):
     return robust.polish(
         misfit, z, steps=steps, project=lambda z: {"x": jnp.clip(z["x"], -high, high)}
-    )
+    ).z
 
 
 START = {"x": jnp.asarray(least_squares(), jnp.float32)}
@@ -70,12 +70,12 @@ def test_steps_are_projected():
 
 def test_no_steps_and_an_exact_fit_change_nothing():
     np.testing.assert_array_equal(polished(START, steps=0)["x"], START["x"])
-    zero = robust.polish(lambda z: 0.0 * z, jnp.ones(3), steps=2)
+    zero = robust.polish(lambda z: 0.0 * z, jnp.ones(3), steps=2).z
     np.testing.assert_array_equal(zero, jnp.ones(3))
 
 
 def test_an_iterate_that_is_not_finite_is_not_taken():
-    z = robust.polish(lambda z: jnp.log(z), jnp.array([-1.0, 2.0]), steps=2)
+    z = robust.polish(lambda z: jnp.log(z), jnp.array([-1.0, 2.0]), steps=2).z
     np.testing.assert_array_equal(z, jnp.array([-1.0, 2.0]))
 
 
@@ -91,3 +91,10 @@ def test_an_iterate_that_is_not_finite_is_not_taken():
 def test_tail(residual, wanted):
     half = {"a": residual[:50], "b": residual[50:]}
     assert robust.tail(half) == pytest.approx(wanted, rel=0.01)
+
+
+def test_it_returns_the_residuals_of_both_ends():
+    found = jax.jit(lambda z: robust.polish(misfit, z, steps=3))(START)
+    for z, residual in ((START, found.before), (found.z, found.after)):
+        expected = misfit(z)["residual"]
+        np.testing.assert_allclose(residual, expected, rtol=1e-4, atol=1e-4)
