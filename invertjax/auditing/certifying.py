@@ -5,7 +5,7 @@ range (`bounds.identifiability`), and a second start arrives at the same image.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,8 @@ from invertjax.driver import stopping
 from invertjax.driver.cache import Cache
 
 WORDS = "identifiability and a second start"
+ELSEWHERE = "a second start does not arrive at the same batch"
+TOO_FAR = f"images may be further than {TOLERATED} from those behind the update"
 NEARLY = 1e-5  # a larger cosine distance is no exact fit, whatever the precision
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
@@ -71,37 +73,38 @@ def certify(
     if not prepared.plan.row.identifiable or not fitting:
         return Certified(rows, {})
     start = time.monotonic()
-    reason = _refuses(prepared)
-    if reason:
+    if reason := _refuses(prepared):
         return Certified(rows, {"not_certified": reason})
-    bounded = dict[int, np.ndarray]()
     with watch.doing("computing what the update determines"):
-        for i in fitting:
-            found = _identified(prepared.situation, prepared.plan, arrays[i], cache)
-            reason = reason or found.reason
-            if np.any(found.errors <= TOLERATED):
-                bounded[i] = found.errors <= TOLERATED
+        found = {i: _identified(prepared, arrays[i], cache) for i in fitting}
+    close = [i for i, one in found.items() if np.any(one.errors <= TOLERATED)]
+    facts: dict[str, Any] = {"not_certified": _why(found.values())}
     interrupted = False
-    if bounded:
-        targets = np.asarray([rows[i]["target"] for i in bounded])
+    if close:
+        facts = {"not_certified": ELSEWHERE}
+        targets = np.asarray([rows[i]["target"] for i in close])
         again, interrupted = _second(keys, prepared, program, targets, rule, watch)
-        for (i, sure), batch in zip(bounded.items(), again, strict=not interrupted):
-            sure = sure & _met(arrays[i], batch)
+        for i, batch in zip(close, again, strict=not interrupted):
+            sure = (found[i].errors <= TOLERATED) & _met(arrays[i], batch)
             rows[i] = {**rows[i], "certified": sure.tolist()}
-    some = any(any(rows[i]["certified"]) for i in bounded)
-    if not some and bounded:
-        reason = "a second start does not arrive at the same batch"
-    facts = {"certified_by": WORDS} if some else {"not_certified": reason}
-    return Certified(
-        rows, {**facts, "seconds_certify": time.monotonic() - start}, interrupted
-    )
+    if interrupted:
+        facts = {"not_certified": "the second start was interrupted"}
+    elif any(any(rows[i]["certified"]) for i in close):
+        facts = {"certified_by": WORDS}
+    facts["seconds_certify"] = time.monotonic() - start
+    return Certified(rows, facts, interrupted)
+
+
+def _why(found: Iterable[bounds.Identified]) -> str:
+    """Returns a reason for which no image is known closely enough."""
+    return next((one.reason for one in found if one.reason), TOO_FAR)
 
 
 def _fits(row: Row) -> bool:
     """Returns whether the update of what was found is that observed, or nearly."""
     fit: float | None = row.get("fit")
     done = row["loss"] is not None and row["stopped"] != Stop.NAMES[Stop.INTERRUPTED]
-    return done and fit is not None and fit <= NEARLY and not any(row["certified"])
+    return done and fit is not None and fit <= NEARLY
 
 
 def _refuses(prepared: Prepared) -> str | None:
@@ -142,34 +145,36 @@ def _params(situation: Situation) -> Any:
     return take(situation.trials["params"], 0)
 
 
-def _identified(
-    situation: Situation, plan: programs.Plan, arrays: Arrays, cache: Cache
-) -> bounds.Identified:
+def _identified(prepared: Prepared, arrays: Arrays, cache: Cache) -> bounds.Identified:
     """Returns the bounds on the errors of a batch, as its row has it."""
-    index = int(arrays["target"])
-    trial = take(situation.trials, index)
+    situation, plan = prepared.situation, prepared.plan
+    trial = take(situation.trials, int(arrays["target"]))
     given = situation.shared, trial, arrays["label"]
     key = ("identifiability", programs.key_of(situation, plan))
     residual, derivative = _functions(situation, plan)
     residual = cache.jit((*key, "residual"), lambda: residual)
     derivative = cache.jit((*key, "jacobian"), lambda: derivative)
-    observed = [
-        np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(trial["update"])
-    ]
-    size = float(np.sqrt(sum(np.sum(leaf**2) for leaf in observed)))
-    dtypes = [
-        jnp.result_type(leaf)
-        for leaf in jax.tree.leaves((trial["update"], _params(situation)))
-    ]
     images = np.asarray(arrays["image"], jnp.result_type(float))
-    coarse = [d for d in (*dtypes, images.dtype) if jnp.issubdtype(d, jnp.floating)]
+    of_run = trial["update"], _params(situation), images
     return bounds.identified(
         lambda images: np.asarray(residual(*given, images)),
         lambda images: np.asarray(derivative(*given, images)),
         images,
-        size,
-        max(float(_jax.numpy.finfo(dtype).eps) for dtype in coarse),
+        _norm(trial["update"]),
+        max(map(_eps, jax.tree.leaves(of_run))),
     )
+
+
+def _norm(tree: Any) -> float:
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+    return float(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)))
+
+
+def _eps(leaf: Any) -> float:
+    """Returns the rounding of an array's type, 0 of integers."""
+    dtype = _jax.numpy.result_type(leaf)
+    floating = _jax.numpy.issubdtype(dtype, np.floating)
+    return float(_jax.numpy.finfo(dtype).eps) if floating else 0.0
 
 
 def _functions(
@@ -206,7 +211,7 @@ def _second(
     watch: Watch,
 ) -> tuple[list[Batch], bool]:
     """Returns what the same attack finds of some updates from other starts, and whether
-    it was interrupted."""
+    it was interrupted: then nothing."""
     situation = prepared.situation
     with watch.doing("attacking again from another start, to certify"):
         results = driver.run(
@@ -221,7 +226,8 @@ def _second(
     best = jax.tree.map(np.asarray, driver.best(results).batch)
     short = len(stopped) < len(targets)
     interrupted = short or bool(np.any(stopped == Stop.INTERRUPTED))
-    return [take(best, i) for i in range(len(stopped))], interrupted
+    found = [] if interrupted else [take(best, i) for i in range(len(stopped))]
+    return found, interrupted
 
 
 def _met(arrays: Arrays, other: Batch) -> np.ndarray:

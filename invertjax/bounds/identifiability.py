@@ -141,10 +141,17 @@ def spectrum(
         return found
     inverse = vectors / singular[None]  # times orthonormal rows, the pseudo-inverse
     step = (inverse @ (inverse.T @ pulled)).reshape(shape)
-    norms = [np.linalg.norm(rows, 2) for rows in np.split(inverse, shape[0])]
+    norms = [1 / singular[0]]
+    if shape[0] > 1:
+        norms = [_largest(rows) for rows in np.split(inverse, shape[0])]
     # The true Jacobian's smallest singular value may be less by its rounding.
     least = singular[0] / (singular[0] - rounding)
     return found._replace(amplified=least * np.asarray(norms), step=step)
+
+
+def _largest(rows: np.ndarray) -> float:
+    """Returns the largest singular value of a matrix with fewer rows than columns."""
+    return float(np.sqrt(np.linalg.eigvalsh(rows @ rows.T)[-1]))
 
 
 def identified(

@@ -161,6 +161,21 @@ def test_the_update_they_are_made_of_is_certified():
         assert far.min() < 1e-4
 
 
+def test_an_interrupted_second_start_certifies_nothing():
+    """And says so, that the run may go on."""
+    heard = []
+
+    def check():
+        if any("another start" in words for words in heard):
+            raise KeyboardInterrupt
+
+    watch = listening(heard)._replace(check=check)
+    report = audit(batches=batches(2, size=2), watch=watch)
+    certified, by, reason = said(report)
+    assert report.facts["interrupted"] and not certified.any() and by is None
+    assert reason == "the second start was interrupted"
+
+
 def test_it_can_be_left_out():
     certified, by, reason = said(audit(batches=batches(2, size=2), certify=False))
     assert not certified.any() and by is reason is None

@@ -36,6 +36,8 @@ def test_singular_values_of_a_linear_model():
     blocks = [np.linalg.norm(inverse[i : i + 4], 2) for i in (0, 4)]
     np.testing.assert_allclose(found.amplified, blocks)
     assert np.all(found.amplified <= 1 / 0.03 + 1e-6)
+    whole = bounds.spectrum(matrix.T, residual, (1, 2, 4, 1))
+    np.testing.assert_allclose(whole.amplified, 1 / 0.03)
     moved = np.linalg.norm(matrix @ found.weakest.ravel())
     assert found.resolved and moved == pytest.approx(0.03)
 
