@@ -8,6 +8,7 @@ from invertjax import adapters as adapters
 from invertjax import attacks as attacks
 from invertjax import auditing as auditing
 from invertjax import base as base
+from invertjax import bounds as bounds
 from invertjax import candidates as candidates
 from invertjax import clients as clients
 from invertjax import defenses as defenses

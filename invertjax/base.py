@@ -96,7 +96,8 @@ class Result(NamedTuple):
     steps: `[]` int32, steps taken.
     stopped: `[]` int32, a code of `Stop`.
     certified: `[B]` bool, the images that are proven to be in the batch, by equations
-      of the update and without the truth; all False where an attack has no such rule.
+      of the update and without the truth; all False where an attack has no such rule
+      (an audit may then certify them in its report, see `auditing.certifying`).
       None, in an attack of a reader's own, says the same.
     """
 

@@ -82,6 +82,7 @@ def audit(
         prepared,
         rule=stopping.RULES[attack.stop or "never"],
         control=bool(attack.null_control),
+        certify=False,  # a round has no column for it
         watch=watch,
         memory_limit=processes.memory_limit(),
         cache=cache,

@@ -39,6 +39,9 @@ class Attacker(NamedTuple):
     scale_free: whether it finds the images of any multiple of an update.
     warms: whether another attack may start from where it ends.
     exact: whether Newton's steps converge from there.
+    identifiable: whether an audit certifies what it finds, where the update determines
+      it and a second start arrives there as well; for attacks that solve for images to
+      within rounding, and have no rule of their own.
     network: the network that it is shown on where nobody says, a name in `models`.
     work: iterations of gradient matching that one of its steps costs, about; of a
       closed form all of it.
@@ -66,6 +69,7 @@ class Attacker(NamedTuple):
     scale_free: bool = False
     warms: bool = False
     exact: bool = False
+    identifiable: bool = False
     network: str = "cnn"
     work: int = 1
     says: str = ""

@@ -136,6 +136,7 @@ GAUSS_NEWTON = Attacker(
     switches=("total_variation",),
     refuses=_has_forward_mode,
     adapts=_fits_noise,
+    identifiable=True,
     network="lenet",
     work=300,
 )
@@ -208,6 +209,7 @@ RECURSIVE = Attacker(
     refuses=clients.refuses_blocks,
     warms=True,
     exact=True,
+    identifiable=True,
     network="lenet",
     work=60 * 300,
 )

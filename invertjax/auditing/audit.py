@@ -52,6 +52,7 @@ def audit(
     numbers: Mapping[str, float] | None = None,
     rule: stopping.Rule = stopping.NEVER,
     control: bool = True,
+    certify: bool = True,
     watch: Watch = SILENT,
     cache: Cache | None = None,
 ) -> Report:
@@ -95,6 +96,9 @@ def audit(
       numbers: of the attack, in the place of the row's, e.g. `{"learning_rate": 0.1}`.
       rule: when a trial ends early.
       control: whether the attack is also run on a shuffled update, as a null.
+      certify: whether what `gauss_newton` and `recursive` find of a plain gradient is
+        certified, if it explains the update: by singular values of at most 4,096
+        unknowns, and the same attack from a second start.
       watch: who follows.
       cache: of compiled functions, shared by audits that differ in numbers only.
 
@@ -133,7 +137,13 @@ def audit(
         )
         prepared = make(keys, row, target, situation, **options)
     found = run.complete(
-        keys, prepared, rule=rule, control=control, watch=watch, cache=cache
+        keys,
+        prepared,
+        rule=rule,
+        control=control,
+        certify=certify,
+        watch=watch,
+        cache=cache,
     )
     assert found is not None  # there is at least one update
     return found

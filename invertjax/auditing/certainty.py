@@ -38,9 +38,11 @@ def shares(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def said(summary: Mapping[str, Any]) -> list[str]:
-    """Returns a line for a terminal, or none where nothing is certified."""
+    """Returns a line for a terminal; none where nothing is certified, nor was tried."""
     share, false = summary["certified_share"], summary["false_certificates"]
     if not share:
-        return []
+        reason = summary.get("not_certified")
+        return [f"Nothing is certified: {reason}"] if reason else []
+    by = f", by {summary['certified_by']}" if "certified_by" in summary else ""
     wrong = "" if false is None else f"; {false} of these certificates are false"
-    return [f"Certified without the truth: {share:.0%} of the images{wrong}"]
+    return [f"Certified without the truth: {share:.0%} of the images{by}{wrong}"]

@@ -7,6 +7,7 @@ import jax
 from invertjax.base import Key
 from invertjax.keys import typed
 
+SECOND = 2  # folded into the keys of an attack for those of a second one
 _jax: Any = jax  # for functions that JAX's own annotations leave partly unknown
 
 
@@ -30,6 +31,15 @@ def again(keys: Keys) -> Keys:
     arrays: list[Key] = [_jax.random.clone(one) for one in keys[:-1]]
     clients, labels, attack, control, noise = arrays
     return Keys(clients, labels, attack, control, noise, keys.host)
+
+
+def second(keys: Keys) -> Key:
+    """Returns keys `[N, R]` for a second attack, from other starts."""
+
+    def other(key: Key) -> Key:
+        return jax.random.fold_in(key, SECOND)
+
+    return jax.vmap(jax.vmap(other))(_jax.random.clone(keys.attack))
 
 
 def keys_of(key: Key, count: int, restarts: int) -> Keys:

@@ -12,6 +12,7 @@ import numpy as np
 
 from invertjax.auditing import (
     attackers,
+    certifying,
     clients,
     controls,
     fitting,
@@ -68,6 +69,7 @@ def complete(
     *,
     rule: stopping.Rule = stopping.NEVER,
     control: bool = True,
+    certify: bool = True,
     watch: Watch = SILENT,
     finished: tuple[Sequence[Row], Sequence[Arrays]] = ((), ()),
     todo: Sequence[int] | None = None,
@@ -82,6 +84,8 @@ def complete(
     Args:
       keys, prepared, rule, watch, memory_limit, cache: see `attack`.
       control: whether the attack is also run on a shuffled update, as a null.
+      certify: whether what an attack finds to within rounding is certified, where the
+        row says that it can be, at the price of a second attack (`certifying`).
       finished: rows and arrays of some updates, from a run that was interrupted.
       todo: the other updates, where another process has those rows.
       known, facts: see `reported`.
@@ -115,6 +119,19 @@ def complete(
         )
         facts = {**(facts or {}), **told}
         attacked = attacked._replace(interrupted=attacked.interrupted or stopped)
+    if certify and not attacked.interrupted and "update_form" not in (facts or {}):
+        rows, told, stopped = certifying.certify(
+            keys,
+            prepared,
+            attacked.program,
+            rows,
+            arrays,
+            rule=rule,
+            watch=watch,
+            cache=cache,
+        )
+        facts = {**(facts or {}), **told}
+        attacked = attacked._replace(interrupted=stopped)
     program = attacked.program if control and not attacked.interrupted else None
     null = controls.nulls(
         keys, prepared.situation, prepared.public, program, watch, cache
