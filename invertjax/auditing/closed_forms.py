@@ -12,6 +12,8 @@ from invertjax.base import Attack, Params, Update
 from invertjax.defenses import protection
 from invertjax.driver.cache import Cache
 
+MOST_WEIGHTS = 64  # of an image that are tried
+
 
 def analytic(trial: Trial) -> Attack:
     """Makes the attack on the one image of a batch."""
@@ -52,7 +54,7 @@ def peeling(trial: Trial) -> Attack:
         params=trial.params,
         blocks=chain.blocks,
         loss=chain.loss,
-        **_told(trial.target, trial.threat),
+        **told(trial.target, trial.threat),
     )
 
 
@@ -79,9 +81,9 @@ def peels(situation: Situation, cache: Cache) -> bool:
         return False
 
     def certified(params: Params, update: Update) -> Any:
-        told = _told(target, threat)
+        known = told(target, threat)
         found = exact.peel(
-            layer, params, update, target.shape[0], loss=chain.loss, **told
+            layer, params, update, target.shape[0], loss=chain.loss, **known
         )
         return found.certified
 
@@ -94,14 +96,22 @@ def peels(situation: Situation, cache: Cache) -> bool:
     return True
 
 
-def _told(target: Target, threat: Threat) -> dict[str, Any]:
+def told(target: Target, threat: Threat) -> dict[str, Any]:
     """Returns what the attacker knows of weights and noise."""
-    told: dict[str, Any] = {}
+    known: dict[str, Any] = {}
+    shares = np.asarray(target.members or (1.0,), float)
+    shares = shares / shares.sum()
     if target.members is not None:
-        members = np.asarray(target.members, float)
-        each = members / members.sum() / (target.shape[0] // len(members))
-        told["weights"] = sorted(set(each.tolist()))
+        each = shares / (target.shape[0] // len(shares))
+        known["weights"] = _counted(each.tolist())
     noisy = protection.noise(target.protections) if threat.protection_known else None
     if noisy and noisy.update and noisy.law == "gaussian" and noisy.value is not None:
-        told["noise"] = noisy.value
-    return told
+        known["noise"] = noisy.value * float(np.linalg.norm(shares))  # of their mean
+    return known
+
+
+def _counted(each: list[float]) -> list[float]:
+    """Returns what an image may count: once, or twice where equal images add up."""
+    once = sorted(set(each))
+    twice = sorted({a + b for a in each for b in each} - set(once))
+    return [*once, *twice] if len(once) + len(twice) <= MOST_WEIGHTS else once

@@ -165,7 +165,7 @@ def certificate(
         weight,
         misfit,
         shown,
-        evidence(strength),
+        evidence(strength) - jnp.log(float(len(weights))),  # each was one more try
         weight * found.by_label[label],
         weight * unsure,
         following,
