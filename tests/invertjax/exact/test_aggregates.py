@@ -1,4 +1,4 @@
-"""Means of several clients are peeled as one batch, with the weights of their images."""
+"""Means of several clients are peeled as one batch, each image with its weight."""
 
 import functools
 
