@@ -48,8 +48,9 @@ def shares(
         share = _share(net, count, shape)
         rows = np.arange(needed).reshape(targets, count)
         keys = jax.random.split(jax.random.key(0), targets)
+        # One at a time: a queue of loops of loops may wait for its own threads.
         each = [
-            share(key, held.images[row], held.labels[row] % 10)
+            jax.block_until_ready(share(key, held.images[row], held.labels[row] % 10))
             for key, row in zip(keys, rows, strict=True)
         ]
         found[count] = {how: [float(one[how]) for one in each] for how in each[0]}

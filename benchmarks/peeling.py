@@ -155,7 +155,9 @@ def _one(
         layer, params, found, batch, enter(params, batch["image"])
     )
     order = errors.argmin(1)  # of equal images the first
-    distinct = len(np.unique(np.asarray(batch["image"]).reshape(len(order), -1), axis=0))
+    distinct = len(
+        np.unique(np.asarray(batch["image"]).reshape(len(order), -1), axis=0)
+    )
     labels = np.asarray(found.labels) == np.asarray(batch["label"])[order]
     there = np.asarray(found.labels) >= 0
     good = there & exactly

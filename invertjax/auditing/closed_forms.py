@@ -104,9 +104,13 @@ def told(target: Target, threat: Threat) -> dict[str, Any]:
     if target.members is not None:
         each = shares / (target.shape[0] // len(shares))
         known["weights"] = _counted(each.tolist())
-    noisy = protection.noise(target.protections) if threat.protection_known else None
-    if noisy and noisy.update and noisy.law == "gaussian" and noisy.value is not None:
-        known["noise"] = noisy.value * float(np.linalg.norm(shares))  # of their mean
+    if threat.protection_known and target.protections:
+        alone = protection.noise(target.protections)
+        if alone is None or not alone.update:
+            known["weights"] = ()  # clipping has left each image its own
+        if alone and alone.law == "gaussian" and alone.value is not None:
+            of_one = alone.noise_scale(target.training)
+            known["noise"] = of_one * float(np.linalg.norm(shares))  # of their mean
     return known
 
 

@@ -75,7 +75,8 @@ def peel(
       loss: `(logits [1, K], labels [1]) -> []` of one image.
       num_classes: labels are 0 to this. Default: K.
       weights: `[M]`, what an image may count in the update. Default: 1 / B, and
-        2 / B of two images that are equal.
+        2 / B of two images that are equal. `[0]`: any, each its own, as after a
+        clipping; it is found with the label.
       noise: standard deviation of noise in the update, known.
       rounds: the most; default 4 B + 8.
     """
@@ -208,8 +209,11 @@ def _promising(layer: Layer, left: Left) -> jax.Array:
     bias = jnp.where(left.bias == 0, 1, left.bias)
     z = jnp.sum(layer.weight * left.columns, axis=0) / bias + layer.bias
     slope = left.following / jnp.where(z > 0, z, 1)[:, None]
-    small = jnp.max(jnp.abs(slope), axis=1) <= jnp.max(layer.weights)
-    negative = slope < -1e-3 * jnp.max(layer.weights)
+    largest = jnp.max(jnp.abs(slope), axis=1)
+    known = len(layer.weights) > 0
+    limit = jnp.full((), jnp.inf) if not known else jnp.max(layer.weights)
+    small = largest <= limit
+    negative = slope < -1e-3 * (limit if known else largest[:, None])
     return (z > 0) & small & (jnp.sum(negative, axis=1) == 1)
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from invertjax import trees
+
 # Types in which updates are often sent, whatever type holds them afterwards.
 _NARROW = (jnp.bfloat16, jnp.float16, jnp.float32)
 
@@ -50,6 +52,8 @@ def of(update: Any, noise: Any = 0.0, members: int = 1) -> Precision:
             tiny = jnp.where(fits, jnp.maximum(tiny, smallest), tiny)
     computed = jnp.asarray(jnp.finfo(wide).eps, wide)
     steps = jnp.stack([_step(leaf.astype(wide)) for leaf in leaves]).min()
+    # All floats are multiples of the last digit of the smallest.
+    steps = jnp.where(steps > stored * trees.rms(update), steps, 0)
     steps = jnp.where(jnp.isfinite(steps), steps, 0) * (members / 12) ** 0.5
     return Precision(stored, computed, jnp.hypot(jnp.asarray(noise, wide), steps), tiny)
 
