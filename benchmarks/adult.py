@@ -44,6 +44,7 @@ def load(folder: pathlib.Path, *, standardised: bool = False) -> Records:
             parts.append(np.asarray(column)[:, None] == np.unique(column)[None])
     table = np.concatenate(parts, axis=1, dtype=np.float64)
     if standardised:
-        table = (table - table.mean(0)) / table.std(0)
+        spread = table.std(0)
+        table = (table - table.mean(0)) / np.where(spread > 0, spread, 1)
     images = table.astype(np.float32)
     return Records(images.reshape(len(rows), 1, -1, 1), label)
