@@ -6,6 +6,8 @@ labels given: 100 steps, on the first network, adapted to the defense where it c
 Who knows of a defense knows the size of its noise, and that images may count anything.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +40,7 @@ DEFENSES: tuple[tuple[str, Any], ...] = (
     ("dp_sgd", (1e-4, 0.1)),
     ("dp_sgd", (1e-2, 0.1)),
 )
-RATES, LOCAL_STEPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2), (1, 2, 5, 10)
+RATES, LOCAL_STEPS = (1e-1, 1e-2, 1e-3, 1e-4), (1, 2, 5)
 
 
 class Victim(NamedTuple):
@@ -85,7 +87,10 @@ def _under_defenses(victim: Victim) -> None:
         target = Target(victim.loss_fn, (SIZE, *_shape(victim)), parts,
                         protections=(made,))  # fmt: skip
         told = closed_forms.told(target, Threat(protection_known=True))
-        shown = (_peeled(victim, client, {}), _peeled(victim, client, told))
+        shown = [
+            _shown(victim, _peeling(victim, lambda _, client=client: client, **known))
+            for known in ({}, told)
+        ]
         print(
             f"| {made} | {shown[0]} | {shown[1]} | {_guessed(victim, client, made)} |",
             flush=True,
@@ -93,50 +98,78 @@ def _under_defenses(victim: Victim) -> None:
 
 
 def _after_local_steps(victim: Victim) -> None:
-    print("| rate | steps | drift | as exact | told of the drift |")
+    print("| steps | rate | error of the gradient | as exact | told of the error |")
     print("|---|---|---|---|---|")
-    for rate in RATES:
-        for steps in LOCAL_STEPS:
-            client = _local(victim.loss_fn, rate, steps)
-            drift = _drift(victim, client)
-            shown = [_peeled(victim, client, {"noise": n}) for n in (0.0, drift)]
-            print(f"| {rate:g} | {steps} | {drift:.1e} | {' | '.join(shown)} |",
+    for steps in LOCAL_STEPS:
+        peel = _peeling(victim, _local(victim.loss_fn, steps))
+        error_of = _error(victim, _local(victim.loss_fn, steps))
+        for rate in RATES:
+            error = float(error_of(rate))
+            shown = [
+                _shown(victim, functools.partial(peel, rate=rate, noise=noise))
+                for noise in (0.0, error)
+            ]
+            print(f"| {steps} | {rate:g} | {error:.1e} | {' | '.join(shown)} |",
                   flush=True)  # fmt: skip
 
 
-def _local(loss_fn: Loss, rate: float, steps: int) -> Client:
-    """Returns a client whose update, over steps and rate, is nearly its gradient."""
-    train = clients.local_sgd(loss_fn, optax.sgd(rate), steps=steps)
+def _local(loss_fn: Loss, steps: int) -> Callable[[jax.Array | float], Client]:
+    """Returns `rate -> client` whose update, over steps and rate, is nearly the
+    gradient: it drifts with them, and where they are small rounding is the larger."""
 
-    def share(params: Params, batch: Batch, key: jax.Array) -> Update:
-        update = train(params, batch, key)
-        return jax.tree.map(lambda leaf: leaf / (rate * steps), update)
+    def of_rate(rate: jax.Array | float) -> Client:
+        train = clients.local_sgd(loss_fn, optax.sgd(rate), steps=steps)
 
-    return share
+        def share(params: Params, batch: Batch, key: jax.Array) -> Update:
+            update = train(params, batch, key)
+            return jax.tree.map(lambda leaf: leaf / (rate * steps), update)
 
+        return share
 
-def _drift(victim: Victim, client: Client) -> float:
-    """Returns how far the update is from the gradient, root mean square."""
-    params = victim.net.init(jax.random.key(0))[0]
-    key, batch = jax.random.key(0), victim.batches[0]
-    moved = jax.jit(client)(params, batch, key)
-    exactly = jax.jit(clients.gradient(victim.loss_fn))(params, batch, key)
-    first, other = victim.layer.of(moved), victim.layer.of(exactly)
-    return float(jnp.sqrt(jnp.mean(jnp.square(first[0] - other[0]))))
+    return of_rate
 
 
-def _peeled(victim: Victim, client: Client, told: dict[str, Any]) -> str:
-    """Returns the shares recovered and certified, and how many are false."""
+def _error(
+    victim: Victim, of_rate: Callable[[Any], Client]
+) -> Callable[[float], jax.Array]:
+    """Returns how far an update is from the gradient, root mean square."""
+    gradient = clients.gradient(victim.loss_fn)
+
+    @jax.jit
+    def error(rate: jax.Array) -> jax.Array:
+        params, key = victim.net.init(jax.random.key(0))[0], jax.random.key(0)
+        moved = of_rate(rate)(params, victim.batches[0], key)
+        exactly = gradient(params, victim.batches[0], key)
+        first, other = victim.layer.of(moved), victim.layer.of(exactly)
+        return jnp.sqrt(jnp.mean(jnp.square(first[0] - other[0])))
+
+    return error
+
+
+def _peeling(
+    victim: Victim, of_rate: Callable[[Any], Client], **told: Any
+) -> Callable[..., tuple[Peeled, jax.Array]]:
+    """Returns `(key, batch, rate, noise) -> (Peeled, images)`, compiled."""
     layer = victim.layer
 
     @jax.jit
-    def peel(key: jax.Array, batch: Batch) -> tuple[Peeled, jax.Array]:
+    def peel(
+        key: jax.Array, batch: Batch, rate: Any = 0.0, noise: Any = 0.0
+    ) -> tuple[Peeled, jax.Array]:
         params = victim.net.init(key)[0]
-        update = client(params, batch, key)
-        found = exact.peel(layer, params, update, SIZE, **told)
+        update = of_rate(rate)(params, batch, key)
+        known = {"noise": noise, **told}
+        found = exact.peel(layer, params, update, SIZE, **known)
         shape = (SIZE, *_shape(victim))
         return found, layer.pixels(params, found.features, shape)
 
+    return peel
+
+
+def _shown(
+    victim: Victim, peel: Callable[[jax.Array, Batch], tuple[Peeled, jax.Array]]
+) -> str:
+    """Returns the shares recovered and certified, and how many are false."""
     counts = np.zeros(3)
     for i, batch in enumerate(victim.batches):
         found, images = peel(jax.random.key(i), batch)
