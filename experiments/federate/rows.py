@@ -27,6 +27,9 @@ _SOME = {
     "epsilon_seen": nullable(NUMBER),
     "psnr_mean": nullable(DECIBELS),
     "verdict": LINE,
+    "certified_share": nullable(SHARE),
+    "recovered_share": nullable(SHARE),
+    "false_certificates": nullable(COUNT),
     **dict.fromkeys(NULLS, DECIBELS),
 }
 # Of a round whose updates were attacked.

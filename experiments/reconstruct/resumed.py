@@ -30,9 +30,10 @@ def store(situation: Situation) -> Store:
     """Returns how the rows and arrays of a run are kept, and checked when they are read
     again: each is what `scores.scored` makes of such an update."""
     needed = row_fields(situation)
+    added = {"certified": listed(FLAG, situation.target.shape[0])}
 
     def check(row: Row) -> None:
-        fields.check(row, needed)
+        fields.check(row, needed, added)  # which rows of before have not
 
     return recorder.by_target(check, _like(situation))
 

@@ -14,6 +14,8 @@ from invertjax.defenses import protection
 from invertjax.defenses.protection import Protection
 from invertjax.driver.cache import Cache
 
+MOST_WEIGHTS = 64  # of an image that are tried
+
 
 def analytic(trial: Trial) -> Attack:
     """Makes the attack on the one image of a batch."""
@@ -56,7 +58,7 @@ def peeling(trial: Trial, *, steps: int) -> Attack:
         loss=chain.loss,
         steps=steps,
         softened=trial.softened,
-        **_told(trial.target, trial.threat),
+        **told(trial.target, trial.threat),
     )
 
 
@@ -83,9 +85,9 @@ def peels(situation: Situation, cache: Cache) -> bool:
         return False
 
     def certified(params: Params, update: Update) -> Any:
-        told = _told(target, threat)
+        known = told(target, threat)
         found = exact.peel(
-            layer, params, update, target.shape[0], loss=chain.loss, **told
+            layer, params, update, target.shape[0], loss=chain.loss, **known
         )
         return found.certified
 
@@ -100,23 +102,32 @@ def peels(situation: Situation, cache: Cache) -> bool:
 
 def adapts_peeling(protections: Sequence[Protection]) -> str:
     """Returns what peeling makes of known defenses, for the threat model."""
-    if _known_noise(protections) is not None:
-        return "yes: certificates allow for the noise, and for no more"
-    return "no: known, but certificates hold for updates as they are alone"
-
-
-def _known_noise(protections: Sequence[Protection]) -> Any:
-    """Returns the standard deviation of Gaussian noise in the update, None without."""
     noisy = protection.noise(protections)
-    return noisy.value if noisy and noisy.update and noisy.law == "gaussian" else None
+    if noisy and noisy.law == "gaussian":
+        return "yes: certificates allow for the noise, and for no more"
+    return "partly: a common scale, as clipping leaves it, is found with the labels"
 
 
-def _told(target: Target, threat: Threat) -> dict[str, Any]:
+def told(target: Target, threat: Threat) -> dict[str, Any]:
     """Returns what the attacker knows of weights and noise."""
-    told: dict[str, Any] = {}
+    known: dict[str, Any] = {}
+    shares = np.asarray(target.members or (1.0,), float)
+    shares = shares / shares.sum()
     if target.members is not None:
-        members = np.asarray(target.members, float)
-        each = members / members.sum() / (target.shape[0] // len(members))
-        told["weights"] = sorted(set(each.tolist()))
-    noise = _known_noise(target.protections) if threat.protection_known else None
-    return told if noise is None else {**told, "noise": noise}
+        each = shares / (target.shape[0] // len(shares))
+        known["weights"] = _counted(each.tolist())
+    if threat.protection_known and target.protections:
+        alone = protection.noise(target.protections)
+        if alone is None or not alone.update:
+            known["weights"] = ()  # clipping has left each image its own
+        if alone and alone.law == "gaussian" and alone.value is not None:
+            of_one = alone.noise_scale(target.training)
+            known["noise"] = of_one * float(np.linalg.norm(shares))  # of their mean
+    return known
+
+
+def _counted(each: list[float]) -> list[float]:
+    """Returns what an image may count: once, or twice where equal images add up."""
+    once = sorted(set(each))
+    twice = sorted({a + b for a in each for b in each} - set(once))
+    return [*once, *twice] if len(once) + len(twice) <= MOST_WEIGHTS else once

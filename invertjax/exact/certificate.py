@@ -140,8 +140,11 @@ def certificate(
       found: of the input.
       group: `[N]` bool, S.
       seen: of the update.
-      weights: `[M]`, that an image may have.
+      weights: `[M]`, that an image may have; `[0]`: any, which is one unknown more.
     """
+    free = not len(weights)
+    if free:
+        weights = _fitted_weight(found, group, seen)[None]
     unsure = _spread_of(found.moved, found.spread)
     wanted = weights[:, None, None] * found.by_label[None]  # [weights, L, N]
     allowed = seen.bias_error[None] + weights[:, None] * unsure[None]
@@ -151,21 +154,27 @@ def certificate(
     weight, allowed = weights[which], allowed[which]
     inside = jnp.any(group) & jnp.all(~group | (found.hidden > 0) | found.near)
     shown = misfit = jnp.where(inside, worst[which, label], jnp.inf)
-    strength = jnp.where(group[None], weight * found.spread / allowed[None], 0)
+    # The weight is an unknown as the logits are: the last row.
+    spread = jnp.concatenate([found.spread, found.by_label[label][None]])
+    strength = jnp.where(group[None], weight * spread / allowed[None], 0)
 
     following = weight * found.next_by_label[label]
     next_unsure = weight * _spread_of(found.moved, found.next_spread)
     if following.size:
-        off, apart, more = _of_the_next(found, group, seen, following, next_unsure)
+        row = found.next_by_label[label][None]
+        spread = jnp.concatenate([found.next_spread, row])
+        facts = spread, following, next_unsure
+        off, apart, more = _of_the_next(found, group, seen, *facts)
         misfit = jnp.maximum(misfit, off)
         shown = jnp.maximum(misfit, apart)
         strength = jnp.concatenate([strength, weight * more], axis=1)
+    strength = _without_last(strength) if free else strength[:-1]
     return Certificate(
         label,
         weight,
         misfit,
         shown,
-        evidence(strength),
+        evidence(strength) - jnp.log(float(len(weights))),  # each was one more try
         weight * found.by_label[label],
         weight * unsure,
         following,
@@ -173,16 +182,42 @@ def certificate(
     )
 
 
+def _fitted_weight(found: Slopes, group: jax.Array, seen: Seen) -> jax.Array:
+    """Returns the weight `[]` with which some label explains the group best."""
+    near = jnp.where(group, 1 / seen.bias_error, 0)
+    slopes, bias = found.by_label * near[None], seen.bias * near
+    square = jnp.sum(jnp.square(slopes), axis=1)
+    weight = slopes @ bias / jnp.where(square > 0, square, 1)  # [L]
+    worst = jnp.max(jnp.abs(weight[:, None] * slopes - bias[None]), axis=1)
+    if found.next_by_label.size:
+        row = weight[:, None] * found.next_by_label  # [L, M]
+        allowed = seen.next_error + found.doubt * jnp.max(jnp.abs(row))
+        off = found.hidden[None, :, None] * row[:, None] - seen.following[None]
+        off = jnp.max(jnp.abs(off), axis=-1) / allowed[None]
+        off = jnp.max(jnp.where(group[None], off, 0), axis=-1)
+        worst = jnp.maximum(worst, off)
+    return weight[jnp.argmin(jnp.where(weight > 0, worst, jnp.inf))]
+
+
+def _without_last(strength: jax.Array) -> jax.Array:
+    """Returns what the equations say of the logits once the last unknown, which is
+    fitted, has taken its share."""
+    last = strength[-1] / jnp.maximum(jnp.max(jnp.abs(strength[-1])), 1e-30)
+    square = jnp.maximum(jnp.sum(jnp.square(last)), 1e-30)
+    return strength[:-1] - (strength[:-1] @ last / square)[:, None] * last[None]
+
+
 def _of_the_next(
     found: Slopes,
     group: jax.Array,
     seen: Seen,
+    spread: jax.Array,
     slope: jax.Array,
     unsure: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the largest difference in the next layer's gradient, over what is
     allowed; by how much of its doubt a unit is further on; and the derivatives of the
-    equations by the logits, `[K, 2 M]`.
+    equations by the logits and by the weight, `[K + 1, 2 M]`.
 
     How far on a unit is may be in doubt; the direction of its row is not.
     """
@@ -195,10 +230,10 @@ def _of_the_next(
     allowed = seen.next_error + fitted * jnp.max(unsure)
     off = jnp.max(jnp.abs(fitted[:, None] * slope[None] - seen.following), axis=1)
     worst = jnp.max(jnp.where(group, off / allowed, 0))
-    along = found.next_spread @ slope
+    along = spread @ slope
     inside = along[:, None] * slope[None] / square
     loose = allowed + found.doubt * jnp.max(jnp.abs(slope))
-    parts = (inside, loose), (found.next_spread - inside, allowed)
+    parts = (inside, loose), (spread - inside, allowed)
     times = [
         part * _strong(jnp.where(group, found.hidden / error, 0))
         for part, error in parts

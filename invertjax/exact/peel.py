@@ -74,12 +74,14 @@ def peel(
       size: B, the images behind it.
       loss: `(logits [1, K], labels [1]) -> []` of one image.
       num_classes: labels are 0 to this. Default: K.
-      weights: `[M]`, what an image may count in the update. Default: 1 / B.
+      weights: `[M]`, what an image may count in the update. Default: 1 / B, and
+        2 / B of two images that are equal. `[0]`: any, each its own, as after a
+        clipping; it is found with the label.
       noise: standard deviation of noise in the update, known.
       rounds: the most; default 4 B + 8.
     """
     observed = leaves.floats(observed)
-    exact = precision.of(observed, noise)
+    exact = precision.of(observed, noise, size)
     wide = exact.stored.dtype
     columns, bias = (part.astype(wide) for part in found.of(observed))
     following = found.next_of(observed)
@@ -87,7 +89,8 @@ def peel(
         following = jnp.zeros((len(bias), 0))
     following = following.astype(wide)
     layer = _layer(found, params, exact, loss, num_classes)
-    tried = jnp.asarray(1 / size if weights is None else weights, wide)
+    twice = (1 / size, 2 / size)[:size]
+    tried = jnp.asarray(twice if weights is None else weights, wide)
     stored = _stored(exact, leftover.sizes_of(columns, bias, following))
     layer = layer._replace(weights=jnp.atleast_1d(tried), stored=stored)
     most = 4 * size + 8 if rounds is None else rounds
@@ -97,7 +100,7 @@ def peel(
             functools.partial(_round, layer, size),
             leftover.start(layer, columns, bias, following, size),
         )
-        return _ended(layer, left, size)
+        return _ended(layer, left, size, 1.0 if weights is None else jnp.inf)
 
 
 def _layer(
@@ -206,8 +209,11 @@ def _promising(layer: Layer, left: Left) -> jax.Array:
     bias = jnp.where(left.bias == 0, 1, left.bias)
     z = jnp.sum(layer.weight * left.columns, axis=0) / bias + layer.bias
     slope = left.following / jnp.where(z > 0, z, 1)[:, None]
-    small = jnp.max(jnp.abs(slope), axis=1) <= jnp.max(layer.weights)
-    negative = slope < -1e-3 * jnp.max(layer.weights)
+    largest = jnp.max(jnp.abs(slope), axis=1)
+    known = len(layer.weights) > 0
+    limit = jnp.full((), jnp.inf) if not known else jnp.max(layer.weights)
+    small = largest <= limit
+    negative = slope < -1e-3 * (limit if known else largest[:, None])
     return (z > 0) & small & (jnp.sum(negative, axis=1) == 1)
 
 
@@ -228,11 +234,12 @@ def _new(rows: Rows, good: jax.Array, known: Rows, count: jax.Array) -> jax.Arra
     return ~jnp.any(again, axis=1) & ~jnp.any(twice, axis=1)
 
 
-def _ended(layer: Layer, left: Left, size: int) -> Peeled:
+def _ended(layer: Layer, left: Left, size: int, total: float) -> Peeled:
     errors, found = left.errors(layer), left.found
     units, _ = left.seen(errors)
     quiet = ~units.loud & (rms(left.sums) <= groups.LOUD * errors.column)
-    complete = jnp.all(quiet) & (left.known == size)
+    counted = jnp.abs(jnp.sum(found.weight) - total) < 1 / (2 * size)
+    complete = jnp.all(quiet) & ((left.known == size) | counted)
     # What explains the whole gradient of the layer together is proven together.
     there = jnp.arange(size) < left.known
     evidence = jax.lax.fori_loop(

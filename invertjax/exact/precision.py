@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from invertjax import trees
+
 # Types in which updates are often sent, whatever type holds them afterwards.
 _NARROW = (jnp.bfloat16, jnp.float16, jnp.float32)
 
@@ -14,7 +16,7 @@ class Precision(NamedTuple):
 
     stored: `[]`, relative, by rounding to the type in which it was sent.
     computed: `[]`, relative, of a sum to its terms, by rounding on the way.
-    noise: `[]`, standard deviation of noise that was added.
+    noise: `[]`, standard deviation of noise that was added, or of steps of fixed point.
     tiny: `[]`, absolute, where the type ends.
     """
 
@@ -24,15 +26,18 @@ class Precision(NamedTuple):
     tiny: Any
 
 
-def of(update: Any, noise: Any = 0.0) -> Precision:
+def of(update: Any, noise: Any = 0.0, members: int = 1) -> Precision:
     """Returns the precision of an update.
 
     An update in bfloat16 that was sent or saved as float32 is found out: all its
-    coordinates are numbers of the narrower type.
+    coordinates are numbers of the narrower type. So is one in fixed point, as secure
+    aggregation sums it: all are multiples of one power of two. Every member of the sum
+    was rounded to it.
 
     Args:
       update: pytree of floats, may be traced.
-      noise: see `Precision`.
+      noise: standard deviation of noise that was added.
+      members: clients whose mean the update is, at most.
     """
     leaves = jax.tree.leaves(update)
     wide = jnp.result_type(float, *leaves)
@@ -46,7 +51,21 @@ def of(update: Any, noise: Any = 0.0) -> Precision:
             smallest = float(limits.smallest_subnormal)
             tiny = jnp.where(fits, jnp.maximum(tiny, smallest), tiny)
     computed = jnp.asarray(jnp.finfo(wide).eps, wide)
-    return Precision(stored, computed, jnp.asarray(noise, wide), tiny)
+    steps = jnp.stack([_step(leaf.astype(wide)) for leaf in leaves]).min()
+    # All floats are multiples of the last digit of the smallest.
+    steps = jnp.where(steps > stored * trees.rms(update), steps, 0)
+    steps = jnp.where(jnp.isfinite(steps), steps, 0) * (members / 12) ** 0.5
+    return Precision(stored, computed, jnp.hypot(jnp.asarray(noise, wide), steps), tiny)
+
+
+def _step(leaf: jax.Array) -> jax.Array:
+    """Returns the largest power of two, `[]`, of which all numbers are multiples."""
+    digits = jnp.finfo(leaf.dtype).nmant + 1
+    mantissa, exponent = jnp.frexp(jnp.where(leaf == 0, 1, leaf))
+    whole = (mantissa * 2.0**digits).astype(jnp.int64 if digits > 24 else jnp.int32)
+    lowest = (whole & -whole).astype(leaf.dtype)
+    steps = jnp.ldexp(lowest, exponent - digits)
+    return jnp.min(jnp.where(leaf == 0, jnp.inf, steps), initial=jnp.inf)
 
 
 def _rounds_to(leaf: jax.Array, dtype: Any) -> jax.Array:

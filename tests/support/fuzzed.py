@@ -122,7 +122,7 @@ def reconstruction(folder: pathlib.Path) -> Files:
             mock.patch.object(reconstruct, "ready", lambda *_, **__: prepared),
             mock.patch.object(reconstruct.run, "complete", complete),
         ):
-            return reconstruct.reconstruct(given, Resumable(str(folder), False, True))
+            return reconstruct.reconstruct(given, Resumable(str(folder), resume=True))
 
     return Files(folder, read)
 
@@ -157,7 +157,7 @@ def federated(folder: pathlib.Path) -> Files:
             mock.patch.object(training, "start", lambda _: starts[0]),
             mock.patch.object(federate.rounds, "train", lambda *_, **__: None),
         ):
-            return federate.federate(given, plan, Resumable(str(folder), False, True))
+            return federate.federate(given, plan, Resumable(str(folder), resume=True))
 
     return Files(folder, read)
 

@@ -116,9 +116,9 @@ def test_what_is_smoothed_tends_to_the_client(local):
     assert miss(np.inf) < 1e-5  # in float32, compiled otherwise
 
 
-def test_only_one_attack_is_smoothed():
+def test_least_squares_are_smoothed():
     rows = [row.name for row in attackers.ATTACKERS.values() if row.smooths]
-    assert rows == ["gauss_newton"]
+    assert rows == ["gauss_newton", "peeling"]
 
 
 def test_steps_by_default():
