@@ -48,9 +48,8 @@ def shares(
         share = _share(net, count, shape)
         rows = np.arange(needed).reshape(targets, count)
         keys = jax.random.split(jax.random.key(0), targets)
-        # One at a time: a queue of loops of loops may wait for its own threads.
         each = [
-            jax.block_until_ready(share(key, held.images[row], held.labels[row] % 10))
+            share(key, held.images[row], held.labels[row] % 10)
             for key, row in zip(keys, rows, strict=True)
         ]
         found[count] = {how: [float(one[how]) for one in each] for how in each[0]}
@@ -65,13 +64,16 @@ def _share(
     params = jax.eval_shape(net.init, jax.random.key(0))[0]
     layer = exact.lowest(net.blocks, params, (count, *shape))
 
+    # Two programs: in one, the clients' products and the loops of peeling have been
+    # seen to wait for one another's threads for ever.
     @jax.jit
-    def share(
-        key: jax.Array, images: jax.Array, labels: jax.Array
-    ) -> dict[str, jax.Array]:
+    def observed(key: jax.Array, images: jax.Array, labels: jax.Array) -> Any:
         params = net.init(key)[0]
         batch = {"image": images, "label": labels}
-        update = seen(params, batch, jax.random.key(0))
+        return params, seen(params, batch, jax.random.key(0))
+
+    @jax.jit
+    def read_off(params: Any, update: Any, images: jax.Array) -> dict[str, jax.Array]:
         mean, std = jnp.asarray(net.mean), jnp.asarray(net.std)
         read = _read(update, images[0].size).reshape(-1, *images.shape[1:])
         peeled = exact.peel(layer, params, update, count)
@@ -84,6 +86,12 @@ def _share(
             "certified": jnp.mean(peeled.certified),
             "false": jnp.mean(peeled.certified & ~jnp.any(near, axis=1)),
         }
+
+    def share(
+        key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> dict[str, jax.Array]:
+        params, update = jax.block_until_ready(observed(key, images, labels))
+        return jax.block_until_ready(read_off(params, update, images))
 
     return share
 
