@@ -64,8 +64,7 @@ def _share(
     params = jax.eval_shape(net.init, jax.random.key(0))[0]
     layer = exact.lowest(net.blocks, params, (count, *shape))
 
-    # Two programs: in one, the clients' products and the loops of peeling have been
-    # seen to wait for one another's threads for ever.
+    # Two programs: as one, it hung twice on a busy CPU, for a reason not found.
     @jax.jit
     def observed(key: jax.Array, images: jax.Array, labels: jax.Array) -> Any:
         params = net.init(key)[0]
