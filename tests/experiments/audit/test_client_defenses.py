@@ -54,6 +54,7 @@ def test_who_is_told_one_draw_does_not_know_another(network, told):
     assert _distance_at_the_truth(*args, one, other) > 1e-3
 
 
+@pytest.mark.slow  # 20 s
 def test_every_defense_of_the_client_runs_from_the_command_line(tmp_path):
     for defense in ("precode:4", "dropout:0.5", "instahide:2"):
         for known in ("--defense_known", "--nodefense_known"):

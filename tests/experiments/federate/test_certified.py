@@ -1,11 +1,13 @@
 """What is proven of what the server sees of a round."""
 
+import pytest
 from support import cli
 from support.federations import run
 
 cheap_compilation = cli.cheap_compilation  # a fixture
 
 
+@pytest.mark.slow  # 8 s; tests of `exact` have aggregates, too
 def test_a_mean_of_clients_of_unequal_size_is_taken_apart(tmp_path):
     """Secure aggregation rounds every client's update to fixed point."""
     out = tmp_path / "out"

@@ -135,6 +135,7 @@ def test_ctrl_c_in_one_process_stops_both_with_the_best_so_far(start, tmp_path):
     assert {path.name for path in folder.iterdir()} == cli.FILES
 
 
+@pytest.mark.slow  # 22 s
 def test_the_others_stop_when_the_coordinator_dies(start, tmp_path):
     folder = tmp_path / "run"
     lost = after_a_row("SIGKILL", folder)

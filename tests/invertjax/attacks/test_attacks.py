@@ -75,7 +75,7 @@ def test_every_attack(params, name):
     def run(shared, trial, key, steps):
         traced.append(name)
         attack = make(shared, trial)
-        assert attack.steps == (first.plan.steps or 0)
+        assert attack.steps in (0, first.plan.steps)  # 0: there is nothing to solve
         return attack.result(attack.advance(attack.init(key), steps))
 
     jitted = jax.jit(run)
