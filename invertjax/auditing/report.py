@@ -208,6 +208,7 @@ def _evidence(rows: Sequence[Row], facts: Mapping[str, Any]) -> verdicts.Evidenc
         fit=mean("fit"),
         fit_truth=mean("fit_truth"),
         closed_form=facts.get("closed_form", ""),
+        certified=certainty.shares(rows)["certified_share"] or 0.0,
     )
 
 

@@ -16,6 +16,7 @@ class Evidence(NamedTuple):
       where it is not known.
     fit_truth: the same of the true batch, as the attacker simulates its client.
     closed_form: an attack that reads such an update by itself, "" if there is none.
+    certified: share of the images that are proven by the update.
     """
 
     interrupted: bool = False
@@ -23,6 +24,7 @@ class Evidence(NamedTuple):
     fit: float | None = None
     fit_truth: float | None = None
     closed_form: str = ""
+    certified: float = 0.0
 
 
 NONE = Evidence()
@@ -104,10 +106,15 @@ def verdict_blind(
     rests = f"the cosine distance of its update from the one observed, {fit:.1e}"
     if fit < FITTED:
         share = "almost completely" if fit < CLOSELY else "in part"
+        explains = f"{taken} The reconstruction explains the update {share}; this rests"
+        if evidence.certified == 1:
+            return (
+                "LEAKS: every image is certified, by equations of the update alone. "
+                f"Without the truth its quality is not measured.{explains} on {rests}."
+            )
         return (
-            f"Without the truth no quality can be given.{taken} The reconstruction "
-            f"explains the update {share}; this rests on {rests}, alone, which other "
-            "images may reach as well: look at the picture."
+            f"Without the truth no quality can be given.{explains} on {rests}, alone, "
+            "which other images may reach as well: look at the picture."
         )
     if evidence.interrupted:
         return f"NO VERDICT: the attack was interrupted. {_NOTHING}"

@@ -77,3 +77,11 @@ def test_an_unfinished_attack_without_the_truth_has_no_verdict():
         line = verdict_blind(Evidence(fit=0.9, **unfinished))
         assert line.startswith("NO VERDICT")
         assert "in part" in verdict_blind(Evidence(fit=0.01, **unfinished))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_images_that_are_all_proven_need_no_truth(share):
+    evidence = Evidence(fit=1e-14, certified=share)
+    said = verdict_blind(evidence)
+    assert said.startswith("LEAKS: every image is certified") == (share == 1)
+    assert ("look at the picture" in said) == (share < 1)
