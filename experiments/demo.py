@@ -167,12 +167,11 @@ def _victim(key: jax.Array) -> Victim:
     return Victim(loss_fn, params, batches, known, held.num_classes)
 
 
-def _estimate(victim: Victim, steps: int) -> str:
-    """Returns a line on what all settings cost; there are two programs."""
+def _say_what_it_costs(victim: Victim, steps: int) -> None:
+    """Prints what all settings cost; there are two programs."""
     shape = victim.batches["image"].shape[1:]
     found = cost.of_update(victim.loss_fn, victim.params, shape, len(SETTINGS) * steps)
-    assert found is not None
-    return f"Estimate: {found._replace(compiling=2 * found.compiling)}."
+    cost.say(found and found._replace(compiling=2 * found.compiling))
 
 
 def _photographs() -> tuple[data.Dataset, data.Dataset]:
@@ -282,7 +281,7 @@ def _run(values: flags.FlagValues) -> int:
     guesses = controls.guesses({"image": held.images[None]}, public.images, asked.seed)
     record = _Record(out, held, guesses["mean_image"]["psnr_mean"])
     victim = _victim(jax.random.key(asked.seed))
-    print(_estimate(victim, asked.steps), flush=True)
+    _say_what_it_costs(victim, asked.steps)
     with Bar("inverting", total=len(SETTINGS) * asked.steps) as bar:
 
         def on_chunk(now: driver.Progress) -> None:

@@ -75,17 +75,8 @@ def whole(topics: Settings, plan: Federation | None = None) -> Estimate | None:
 
 
 def say(estimate: Estimate | None, attack: Attack | None = None) -> None:
-    """Prints an estimate, if there is one.
-
-    Args:
-      estimate: of the run.
-      attack: where it may yet be another.
-    """
-    if estimate is None:
-        return
-    chooses = attack is not None and ATTACKERS[attack.attack].choose is not None
-    less = "; less where a closed form is found" if chooses else ""
-    print(f"Estimate: {estimate}{less}.", flush=True)
+    """Prints an estimate, if there is one; see `cost.say`."""
+    cost.say(estimate, None if attack is None else ATTACKERS[attack.attack])
 
 
 def one(cell: Settings, speed: float, *, alone: bool = False) -> Estimate:

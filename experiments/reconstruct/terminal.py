@@ -66,19 +66,12 @@ def reconstruct(
         return found
 
     processes.together(checked)
-    if output.dry_run:
+    if output.dry_run and chosen.saved.update is None:
         _say(cost.whole(chosen), chosen)
         return processes.parting(0)
-    with progress.stage("computing updates", shown=processes.is_first()):
-        prepared = processes.together(
-            lambda: ready(
-                chosen,
-                progress=_bar,
-                on_read=lambda: _say(cost.before(chosen), chosen),
-                cache=cache,
-            )
-        )
-    _say_of_update(prepared, chosen)
+    prepared = _prepared(chosen, cache)
+    if output.dry_run:
+        return processes.parting(0)
     with contextlib.ExitStack() as held:  # the folder, until the run has ended
         recorder = processes.together(opened)
         processes.ENDING.where = (
@@ -96,6 +89,21 @@ def reconstruct(
         if report is None or not processes.is_first():
             return processes.parting(0)
         return processes.parting(_finish(report, recorder))
+
+
+def _prepared(chosen: Settings, cache: Cache) -> Ready:
+    """Reads and prepares all that the attack needs, and says what it will cost."""
+    with progress.stage("computing updates", shown=processes.is_first()):
+        prepared = processes.together(
+            lambda: ready(
+                chosen,
+                progress=_bar,
+                on_read=lambda: _say(cost.before(chosen), chosen),
+                cache=cache,
+            )
+        )
+    _say_of_update(prepared, chosen)
+    return prepared
 
 
 def _say(found: Estimate | None, chosen: Settings) -> None:

@@ -1,6 +1,6 @@
 """How attacks in closed form are made of what an audit has, and where they apply."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,30 +35,28 @@ def refuses_analytic(target: Target, params: Params, threat: Threat) -> str | No
 
 def recursive(trial: Trial) -> Attack:
     """Makes the attack that goes down block by block."""
-    chain = clients.chain(trial.target, trial.params, trial.threat)
-    return attacks.recursive(
-        trial.share,
-        trial.observed,
-        trial.candidate,
-        params=trial.params,
-        blocks=chain.blocks,
-        loss=chain.loss,
-    )
+    return _in_blocks(attacks.recursive, trial)
 
 
 def peeling(trial: Trial, *, steps: int) -> Attack:
     """Makes the attack that takes a batch apart."""
+    known = told(trial.target, trial.threat)
+    return _in_blocks(
+        attacks.peeling, trial, steps=steps, softened=trial.softened, **known
+    )
+
+
+def _in_blocks(make: Callable[..., Attack], trial: Trial, **options: Any) -> Attack:
+    """Makes an attack that is given the network block by block."""
     chain = clients.chain(trial.target, trial.params, trial.threat)
-    return attacks.peeling(
+    return make(
         trial.share,
         trial.observed,
         trial.candidate,
         params=trial.params,
         blocks=chain.blocks,
         loss=chain.loss,
-        steps=steps,
-        softened=trial.softened,
-        **told(trial.target, trial.threat),
+        **options,
     )
 
 

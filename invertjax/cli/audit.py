@@ -233,10 +233,7 @@ def _attacked(asked: Audit, loss_fn: Any, params: Any, saved: Files) -> Report:
     row = ATTACKERS[asked.attack]
     steps = cost.iterations(row, asked.steps, asked.restarts)
     shape = (asked.batch_size, *asked.image_shape)
-    found = cost.of_update(loss_fn, params, shape, steps, local)
-    if found is not None:
-        less = "; less where a closed form is found" if row.choose else ""
-        print(f"Estimate: {found}{less}.", flush=True)
+    cost.say(cost.of_update(loss_fn, params, shape, steps, local), row)
     with progress.Bar("attacking") as bar:
 
         def on_chunk(now: Any) -> None:

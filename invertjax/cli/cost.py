@@ -128,6 +128,19 @@ def of_update(
     return Estimate(running, found.compiling, MEMORY * found.params)
 
 
+def say(estimate: Estimate | None, row: Attacker | None = None) -> None:
+    """Prints an estimate, if there is one.
+
+    Args:
+      estimate: of the run.
+      row: of the attack, which may yet choose another.
+    """
+    if estimate is not None:
+        chooses = row is not None and row.choose is not None
+        less = "; less where a closed form is found" if chooses else ""
+        print(f"Estimate: {estimate}{less}.", flush=True)
+
+
 def one_image(shape: tuple[int, ...]) -> Batch:
     """Returns the shapes of a batch of one image (H, W, C)."""
     return {

@@ -117,7 +117,7 @@ def test_the_demo_records_no_figures_that_were_cut_short(number, monkeypatch, tm
 
     monkeypatch.setattr(demo.invertjax, "audit", audit)
     monkeypatch.setattr(demo, "_victim", lambda key: demo.Victim(*[None] * 5))
-    monkeypatch.setattr(demo, "_estimate", lambda victim, steps: "")
+    monkeypatch.setattr(demo, "_say_what_it_costs", lambda *of: None)
     out = tmp_path / "out"
     assert cli.run_script(demo, f"--workdir={out}") == 128 + number
     assert not list(out.glob("*"))
